@@ -1,0 +1,114 @@
+"""How each artifact of a run is made, in the order of the way: adapter, merged, onnx, student, hls,
+and the answers of every backend. Each is a folder in the run's store, whole or absent.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import data, export, fpga, score, train
+from . import model as base
+from .backends import BACKENDS, Card, best_device, open_backend
+from .parity import Scored
+from .render import render
+from .run import Run
+
+Tell = Callable[[float], None]
+
+
+def silent(share: float) -> None:
+    """The progress of work that nobody watches."""
+
+
+def adapter(
+    run: Run, on_step: Callable[[dict[str, Any], float], None] = lambda point, share: None
+) -> Path:
+    """Tune; the folder holds a PEFT adapter, the tokenizer and curve.json."""
+    recipe = run.recipe
+    task = recipe.data.task
+
+    def make(folder: Path) -> None:
+        rows = data.read(recipe, run.data.folder)
+        labels = data.labels(rows["train"], task)
+        source = base.base_folder(recipe.model)
+        remote = recipe.model.trust_remote_code
+        tokenizer = base.load_tokenizer(source, remote)
+        dtype = train.precision(recipe.tune)
+        whole = base.load(source, task, labels, dtype, best_device(), remote)
+        if recipe.tune.label_names and task != "generate":
+            base.start_head(whole, tokenizer, labels)
+        adapted = base.adapt(whole, recipe.tune, task)
+        examples = [render(rows[s], recipe.data, labels, tokenizer).examples for s in ("train", "valid")]
+        curve = train.fit(adapted, *examples, recipe.tune, folder, on_step)
+        tokenizer.save_pretrained(folder / "best")
+        Card(recipe.data, recipe.model, labels).write(folder / "best")
+        (folder / "curve.json").write_text(json.dumps(curve, indent=1) + "\n")
+        shutil.copytree(folder / "best", folder, dirs_exist_ok=True)
+        shutil.rmtree(folder / "best")
+
+    return run.build("adapter", make, resume=True)
+
+
+def merged(run: Run) -> Path:
+    return run.build("merged", lambda folder: export.merge(run.path("adapter"), folder))
+
+
+def onnx(run: Run) -> Path:
+    def make(folder: Path) -> None:
+        export.onnx_fp32(run.path("merged"), folder)
+        if run.recipe.export.int8:
+            export.onnx_int8(folder)
+
+    return run.build("onnx", make)
+
+
+def student(run: Run, tell: Tell = silent) -> Path:
+    """Label the pool with the tuned model and distil the chip's student from it."""
+    rows = data.read(run.recipe, run.data.folder)
+
+    def make(folder: Path) -> None:
+        teacher = open_backend("merged", run.path("merged"))
+        pool = [*rows["pool"], *rows["train"]]
+        soft = score.ask(teacher, pool, "classify", progress=lambda share: tell(0.8 * share)).logits
+        fpga.distil(run.recipe, rows, soft, folder, lambda share: tell(0.8 + 0.2 * share))
+
+    return run.build("student", make)
+
+
+def hls(run: Run) -> Path:
+    return run.build("hls", lambda folder: fpga.compile_design(run.recipe, run.path("student"), folder))
+
+
+def scored(run: Run, name: str, tell: Tell = silent) -> Scored:
+    """Let one backend answer the test rows; keeps its logits and its score."""
+    recipe, artifact = run.recipe, BACKENDS[name][0]
+
+    def make(folder: Path) -> None:
+        rows = data.read(recipe, run.data.folder)["test"]
+        opened = run.path(artifact)
+        answers = score.ask(open_backend(name, opened), rows, recipe.data.task, progress=tell)
+        card = Card.read(opened)
+        tokenizer = base.load_tokenizer(run.path("adapter"))
+        targets = score.targets_of(rows, card.data, card.labels, tokenizer)
+        result = score.score(answers, targets, rows, recipe.data.task, card.labels)
+        result |= {"rows": answers.rows, "ms_per_row": 1000 * answers.seconds / answers.rows}
+        result["threads"] = torch.get_num_threads()
+        if recipe.data.task == "classify":
+            result["confusion"] = score.confusion(answers.logits, targets, card.labels)
+        if name == "hls-csim":
+            result["random"] = fpga.compare_random(run.path("student"), opened, recipe.fpga.bins)
+        np.save(folder / "logits.npy", answers.logits)
+        (folder / "score.json").write_text(json.dumps(result, indent=1) + "\n")
+
+    folder = run.build(f"score-{name}", make)
+    return Scored(name, json.loads((folder / "score.json").read_text()), folder / "logits.npy")
+
+
+def curve(run: Run) -> list[dict[str, Any]]:
+    """The loss curve of the run's adapter: step, epoch, train_loss, valid_loss, learning_rate."""
+    return json.loads((run.path("adapter") / "curve.json").read_text())

@@ -1,0 +1,188 @@
+"""The one training loop.
+
+It knows examples (token ids, answer positions, targets) and a model with some weights left
+trainable; the techniques differ in the layers, not here. Its whole state lies in one checkpoint,
+so that a run killed at any moment goes on with the same losses as one that was not.
+
+Not covered: more than one process.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.nn import functional as F
+from transformers import get_cosine_schedule_with_warmup
+
+from ..recipe import Tune
+from .backends import answers, batch_of, device_of
+from .render import Example
+
+CHECKPOINT_SECONDS = 30
+
+
+def precision(tune: Tune) -> torch.dtype:
+    """bf16 where the machine multiplies it natively, else fp32."""
+    if tune.precision != "auto":
+        return torch.bfloat16 if tune.precision == "bf16" else torch.float32
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def batches(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
+    """Shuffled batches of rows of like length: sorted within chunks of eight batches."""
+    rng = random.Random(seed)
+    rows = rng.sample(examples, len(examples))
+    out: list[list[Example]] = []
+    for i in range(0, len(rows), 8 * size):
+        chunk = sorted(rows[i : i + 8 * size], key=lambda e: len(e.ids))
+        out += [chunk[j : j + size] for j in range(0, len(chunk), size)]
+    rng.shuffle(out)
+    return out
+
+
+@dataclass
+class State:
+    """Where the loop stands, beside the weights and the optimiser."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    best: float = float("inf")
+    stale: int = 0
+    stopped: bool = False
+
+
+def loss_of(model: PeftModel, batch: list[Example]) -> torch.Tensor:
+    """Mean cross-entropy over the batch's answers, in float32."""
+    targets = torch.tensor([t for e in batch for t in e.targets], device=device_of(model))
+    return F.cross_entropy(answers(model, batch_of(batch, model)).float(), targets, ignore_index=-1)
+
+
+@torch.no_grad()
+def valid_loss(model: PeftModel, examples: list[Example], size: int) -> float:
+    """Mean cross-entropy for each answer over `examples`, evaluation mode."""
+    model.eval()
+    total, count = 0.0, 0
+    ordered = sorted(examples, key=lambda e: len(e.ids))
+    for i in range(0, len(ordered), size):
+        batch = ordered[i : i + size]
+        n = sum(t >= 0 for e in batch for t in e.targets)
+        total += loss_of(model, batch).item() * n
+        count += n
+    model.train()
+    return total / count
+
+
+def fit(
+    model: PeftModel,
+    train: list[Example],
+    valid: list[Example],
+    tune: Tune,
+    folder: Path,
+    on_step: Callable[[dict[str, Any], float], None] = lambda point, share: None,
+) -> list[dict[str, Any]]:
+    """Train `model`; leaves the best adapter in `folder`/best and returns the curve.
+
+    `on_step` gets each point of the curve and the share of the work done, 0-1. Called again with
+    the same arguments after a kill, it goes on from the last checkpoint in `folder`.
+    """
+    weights = [p for p in model.parameters() if p.requires_grad]
+    for weight in weights:
+        weight.data = weight.data.float()
+    optimizer = torch.optim.AdamW(weights, lr=tune.learning_rate, weight_decay=0.01)
+    per_epoch = len(batches(train, tune.batch, 0))
+    total = per_epoch * tune.epochs
+    schedule = get_cosine_schedule_with_warmup(optimizer, int(tune.warmup * total), total)
+    checkpoint = folder / "checkpoint.pt"
+    state = _restore(checkpoint, weights, optimizer, schedule, tune.seed)
+    saved = time.monotonic()
+    model.train()
+    for epoch, step, batch in _steps(train, tune, state):
+        state.epoch, state.step = epoch, step
+        with _autocast(model, tune):
+            loss = loss_of(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, tune.clip)
+        optimizer.step()
+        rate = schedule.get_last_lr()[0]
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        done = epoch * per_epoch + state.step
+        point = {"step": done, "epoch": epoch + 1, "train_loss": loss.item(), "valid_loss": None, "learning_rate": rate}
+        state.curve.append(point)
+        ended = state.step == per_epoch
+        if ended:
+            with _autocast(model, tune):
+                point["valid_loss"] = valid_loss(model, valid, 4 * tune.batch)
+            _judge(state, point["valid_loss"], tune.patience, model, folder)
+            state.epoch, state.step = epoch + 1, 0
+        on_step(point, done / total)
+        if ended or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _save(checkpoint, weights, optimizer, schedule, state)
+            saved = time.monotonic()
+    checkpoint.unlink(missing_ok=True)
+    return state.curve
+
+
+def _steps(train: list[Example], tune: Tune, state: State) -> Iterator[tuple[int, int, list[Example]]]:
+    """The batches still to come, with epoch and step; ends early when `state.stopped`."""
+    first = state.step
+    for epoch in range(state.epoch, tune.epochs):
+        order = batches(train, tune.batch, tune.seed * 100_003 + epoch)
+        for step in range(first, len(order)):
+            if state.stopped:
+                return
+            yield epoch, step, order[step]
+        first = 0
+
+
+def _judge(state: State, value: float, patience: int, model: PeftModel, folder: Path) -> None:
+    """Keep the adapter when it is the best so far; stop after `patience` epochs without one."""
+    if value < state.best:
+        state.best, state.stale = value, 0
+        model.save_pretrained(folder / "best")
+    else:
+        state.stale += 1
+        state.stopped = state.stale >= patience
+
+
+def _autocast(model: PeftModel, tune: Tune) -> torch.autocast:
+    half = precision(tune) is torch.bfloat16
+    return torch.autocast(device_of(model).type, dtype=torch.bfloat16, enabled=half)
+
+
+def _save(path: Path, weights: list[Any], optimizer: Any, schedule: Any, state: State) -> None:
+    part = path.with_suffix(".part")
+    content = {
+        "weights": [w.data for w in weights],
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all(),
+        "state": vars(state),
+    }
+    torch.save(content, part)
+    part.replace(path)
+
+
+def _restore(path: Path, weights: list[Any], optimizer: Any, schedule: Any, seed: int) -> State:
+    if not path.exists():
+        torch.manual_seed(seed)
+        return State()
+    content = torch.load(path, weights_only=True)
+    for weight, value in zip(weights, content["weights"], strict=True):
+        weight.data.copy_(value)
+    optimizer.load_state_dict(content["optimizer"])
+    schedule.load_state_dict(content["schedule"])
+    torch.set_rng_state(content["rng"])
+    if content["cuda_rng"]:
+        torch.cuda.set_rng_state_all(content["cuda_rng"])
+    return State(**content["state"])

@@ -1,0 +1,53 @@
+"""What several test files share. Run all: make test; one: .venv/bin/pytest tests/test_train.py"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from trivet.flows.recipe import Model
+from trivet.flows.steps import model
+
+torch.set_num_threads(2)
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def base() -> Path:
+    """The packaged SmolLM2-135M-Instruct, whole."""
+    return model.base_folder(Model())
+
+
+@pytest.fixture(scope="session")
+def small_base(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two layers of the same real weights: a base that is quick, with the real tokenizer."""
+    folder = tmp_path_factory.mktemp("base") / "two-layers"
+    config = AutoConfig.from_pretrained(base, num_hidden_layers=2)
+    AutoModelForCausalLM.from_pretrained(base, config=config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh workspace, as a clone has it, that the test stands in."""
+    folder = fresh_workspace(tmp_path / "workspace")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def fresh_workspace(folder: Path) -> Path:
+    """data.dvc, DVC's settings, the deployment and the ignore rules, committed."""
+    folder.mkdir()
+    for name in ("data.dvc", ".dvcignore", ".gitignore", "prefect.yaml", ".dvc/config", ".dvc/.gitignore"):
+        if (REPOSITORY / name).exists():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "workspace"]):
+        author = {f"GIT_{who}_{what}": "test@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        subprocess.run(["git", *words], cwd=folder, check=True, env=os.environ | author)
+    return folder

@@ -1,0 +1,112 @@
+"""The loop: it learns, it is the same again, and a kill at any moment does not change its losses.
+
+Run: .venv/bin/pytest tests/test_train.py
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+from trivet.flows.recipe import Data, Model, Tune
+from trivet.flows.steps import backends, model, train
+from trivet.flows.steps.render import Example, render
+
+DATA = Data(source="none", prompt="Command: {text}. Intent:")
+LABELS = ["cold", "off", "on"]
+ROOMS = ["kitchen", "garage", "hall", "attic", "cellar", "office"]
+ROWS = [
+    {"text": words.format(room), "label": label}
+    for room in ROOMS
+    for words, label in (("turn on the {} light", "on"), ("lamp off in the {}", "off"), ("is the {} cold", "cold"))
+]
+TUNE = Tune(rank=8, epochs=8, batch=4, learning_rate=3e-3, patience=8, dropout=0.1, precision="fp32")
+
+
+def examples(base: Path) -> list[Example]:
+    return render(ROWS, DATA, LABELS, model.load_tokenizer(base)).examples
+
+
+def fit(base: Path, folder: Path, on_step=lambda point, share: None):
+    torch.set_num_threads(1)
+    whole = model.load(base, "classify", LABELS)
+    model.start_head(whole, model.load_tokenizer(base), LABELS)
+    rows = examples(base)
+    return train.fit(model.adapt(whole, TUNE, "classify"), rows[:12], rows[12:], TUNE, folder, on_step)
+
+
+@pytest.fixture(scope="module")
+def tuned(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
+    folder = tmp_path_factory.mktemp("tuned")
+    return folder, fit(small_base, folder)
+
+
+def test_the_loss_falls_and_each_epoch_is_validated(tuned) -> None:
+    _, curve = tuned
+    assert [p["step"] for p in curve] == list(range(1, 25))
+    assert [p["step"] for p in curve if p["valid_loss"] is not None] == list(range(3, 25, 3))
+    first, last = (np.mean([p["train_loss"] for p in curve[at]]) for at in (slice(0, 3), slice(-3, None)))
+    assert last < first / 2
+
+
+def test_killed_and_resumed_gives_the_same_losses(small_base: Path, tuned, tmp_path: Path) -> None:
+    """SIGKILL in the middle of the second epoch, with dropout; the same command goes on."""
+    script = (
+        "import os, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
+        "from trivet.flows.steps import train; import test_train\n"
+        "train.CHECKPOINT_SECONDS = 0\n"
+        "def on_step(point, share):\n"
+        "    if point['step'] == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "test_train.fit(Path(sys.argv[1]), Path(sys.argv[2]), on_step)\n"
+    )
+    command = [sys.executable, "-c", script, str(small_base), str(tmp_path), str(Path(__file__).parent)]
+    killed = subprocess.run(command, env=os.environ | {"PYTHONSAFEPATH": ""}, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "checkpoint.pt").exists()
+    seen: list[int] = []
+    curve = fit(small_base, tmp_path, lambda point, share: seen.append(point["step"]))
+    assert seen[0] == 5  # step 5 was lost with the process, steps 1 to 4 were not
+    assert curve == tuned[1]
+    saved = [Path(f, "best", "adapter_model.safetensors").read_bytes() for f in (tuned[0], tmp_path)]
+    assert saved[0] == saved[1]
+
+
+def test_stock_peft_loads_the_adapter_with_the_same_logits(small_base: Path, tuned) -> None:
+    adapter = tuned[0] / "best"
+    backends.Card(DATA, Model(base=str(small_base)), LABELS).write(adapter)
+    model.load_tokenizer(small_base).save_pretrained(adapter)
+    ours = backends.open_backend("adapter", adapter).answer(ROWS[:5])
+    stock = AutoModelForSequenceClassification.from_pretrained(small_base, num_labels=3, pad_token_id=2)
+    stock = PeftModel.from_pretrained(stock, adapter).eval()
+    tokenizer = model.load_tokenizer(adapter)
+    batch = tokenizer([DATA.prompt.format(text=r["text"]) for r in ROWS[:5]], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        theirs = stock(**batch).logits.numpy()
+    assert np.array_equal(np.concatenate(ours), theirs)
+
+
+def test_batches_hold_every_row_once_in_like_lengths() -> None:
+    rows = [Example([1] * n, [n - 1], [0]) for n in range(1, 100)]
+    made = train.batches(rows, 8, seed=3)
+    assert sorted(len(e.ids) for b in made for e in b) == list(range(1, 100))
+    spread = np.mean([max(len(e.ids) for e in b) - min(len(e.ids) for e in b) for b in made])
+    assert spread < 20  # 8 rows drawn at random from 1..99 spread by about 77
+    assert made == train.batches(rows, 8, seed=3) != train.batches(rows, 8, seed=4)
+
+
+def test_early_stop_ends_after_patience(small_base: Path, tmp_path: Path) -> None:
+    """A learning rate that wrecks the model: no epoch beats the first."""
+    torch.set_num_threads(1)
+    wild = TUNE.model_copy(update={"learning_rate": 1.0, "epochs": 9, "patience": 1, "clip": 1e9})
+    rows = examples(small_base)
+    whole = model.load(small_base, "classify", LABELS)
+    curve = train.fit(model.adapt(whole, wild, "classify"), rows[:12], rows[12:], wild, tmp_path)
+    losses = [p["valid_loss"] for p in curve if p["valid_loss"] is not None]
+    assert len(losses) < 9 and losses[-1] >= min(losses[:-1])
