@@ -187,6 +187,7 @@ def adapt(model: PreTrainedModel, tune: Tune, task: str) -> PeftModel:
         lora_alpha=tune.alpha,
         lora_dropout=tune.dropout,
         target_modules=tune.targets,
+        exclude_modules=["score"] if task == "tag" else None,  # a head is trained whole, not adapted
         task_type=TASK_TYPES[task],
     )
     torch.manual_seed(tune.seed)
