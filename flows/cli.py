@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,8 @@ def run(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False
     from .steps.parity import GateRefused
 
     load(recipe, overrides)  # a bad recipe ends here, before any server starts
+    # The console shows our own lines; Prefect's go to its UI.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     servers = _connect()
     from .pipeline import tune
 
@@ -242,6 +245,7 @@ def _ask() -> str:
 
 def main() -> None:
     """Entry point: errors that the user can mend become one paragraph and exit code 2."""
+    warnings.simplefilter("ignore")  # libraries' notes to developers
     try:
         app()
     except UserError as e:
@@ -255,3 +259,6 @@ def main() -> None:
 def _fail(message: str) -> None:
     Console(stderr=True, highlight=False).print(f"[red]error:[/] {escape(message)}", soft_wrap=True)
     sys.exit(2)
+
+if __name__ == "__main__":
+    main()

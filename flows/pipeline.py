@@ -52,7 +52,14 @@ def gpu() -> AbstractContextManager[None]:
     return concurrency("gpu", occupy=1, lease_duration=60) if torch.cuda.is_available() else nullcontext()
 
 
-step = partial(task, persist_result=True, result_serializer="json", on_completion=[shown.done])
+# Cache keys are paths: a record is a file among what the task made, found again from any clone.
+step = partial(
+    task,
+    persist_result=True,
+    result_storage=Path("/"),
+    result_serializer="json",
+    on_completion=[shown.done],
+)
 
 
 @task(
@@ -185,7 +192,7 @@ def write_report(run: Run, tracked: str, registered: dict[str, str] | None) -> s
 def tune(recipe: str = "flows/recipes/home.toml", overrides: list[str] | None = None) -> dict[str, Any]:
     chosen = load(recipe, overrides)
     root = workspace()
-    run = Run(root, chosen, version_data(chosen, root))
+    run = Run(root, chosen, version_data(chosen, root).result())
     rename(run.name)
     found = check_rows(run)
     tracked = registry.open_run(run, str(runtime.flow_run.id))
