@@ -111,11 +111,11 @@ def divide(table: Table, seed: int) -> tuple[Splits, int, int]:
     for name in ("train", "test"):
         if not given[name]:
             raise UserError(f"{table.file}: the 'split' column has no row for {name}; add some.")
+    _seen(table, given)
     if not given["valid"]:
         _enough(table, given["train"])
         parts = split(given["train"], seed)
         given |= {"train": parts["train"] + parts["test"], "valid": parts["valid"]}
-    _seen(table, given)
     for name in SPLITS:
         random.Random(seed).shuffle(given[name])
     return given, removed, conflicts
