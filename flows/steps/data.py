@@ -12,7 +12,6 @@ and cards (`split.py`), tokens and truncation.
 import json
 import logging
 import os
-import random
 import re
 import shutil
 import tempfile
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ... import UserError
 from ..recipe import Recipe
 from . import rows, split
-from .rows import Row, sha256
+from .rows import sha256
 from .shipped import SEED, SHIPPED
 from .split import SPLITS, Splits
 
@@ -105,7 +104,9 @@ def read(recipe: Recipe, folder: Path) -> Splits:
     `data.test`. valid: a fifth as many as train but at least 100, because it is answered after
     each epoch and only has to tell one epoch from another. All are in random order on disk.
     """
-    return _pick(recipe, {name: rows.read_jsonl(folder / f"{name}.jsonl") for name in SPLITS})
+    return split.pick(
+        recipe.data, {name: rows.read_jsonl(folder / f"{name}.jsonl") for name in SPLITS}
+    )
 
 
 def peek(recipe: Recipe, root: Path) -> tuple[Splits, dict[str, Any]]:
@@ -121,49 +122,10 @@ def peek(recipe: Recipe, root: Path) -> tuple[Splits, dict[str, Any]]:
         splits = {name: rows.read_jsonl(folder / f"{name}.jsonl") for name in SPLITS}
         card = _true_card(folder)
     _fits(recipe, card["task"], source)
-    return _pick(recipe, splits), card
+    return split.pick(recipe.data, splits), card
 
 
 labels = split.labels
-
-
-# Which rows of a split a run takes.
-
-
-def _pick(recipe: Recipe, splits: Splits) -> Splits:
-    want = recipe.data
-    train = splits["train"]
-    found = split.labels(train)
-    if 0 < want.rows < len(found):
-        raise UserError(
-            f"data.rows = {want.rows}, but {want.source} has {len(found)} labels and each needs a "
-            f"row to be learned: set data.rows to {len(found)} or more, or to 0 for all rows."
-        )
-    rng = random.Random(want.seed)
-    order = _balanced(train, rng)
-    picked, others = (order[: want.rows], order[want.rows :]) if want.rows else (order, [])
-    result = {
-        "train": rng.sample(picked, len(picked)),
-        "valid": splits["valid"][: max(100, len(picked) // 5)],
-        "test": splits["test"][: want.test],
-    }
-    if want.task == "classify":
-        pool = rng.sample(others, min(want.pool, len(others)))
-        result["pool"] = [{"text": row["text"]} for row in pool]
-    return result
-
-
-def _balanced(train: list[Row], rng: random.Random) -> list[Row]:
-    """All rows in an order whose every beginning holds the labels as evenly as they last."""
-    by_label: dict[str, list[Row]] = {}
-    for row in train:
-        by_label.setdefault(row.get("label", ""), []).append(row)
-    names = sorted(by_label)
-    rng.shuffle(names)
-    for name in names:
-        rng.shuffle(by_label[name])
-    longest = max(map(len, by_label.values()), default=0)
-    return [by_label[n][i] for i in range(longest) for n in names if i < len(by_label[n])]
 
 
 # A user's file.
