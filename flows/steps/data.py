@@ -12,7 +12,6 @@ and cards (`split.py`), tokens and truncation.
 import json
 import logging
 import os
-import random
 import re
 import shutil
 import tempfile
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ... import UserError
 from ..recipe import Recipe
 from . import rows, split
-from .rows import Row, sha256
+from .rows import sha256
 from .shipped import SEED, SHIPPED
 from .split import SPLITS, Splits
 
@@ -58,7 +57,8 @@ def version(recipe: Recipe, root: Path) -> Data:
     if name not in SHIPPED:
         file = _file(recipe, root)
         name = _slug(file)
-        if _origin(root / "data" / name) != sha256(file):
+        kept = _complete(root, name) and _load_card(root / "data" / name)["origin"]["sha256"]
+        if kept != sha256(file):
             new = _read_file(recipe, file)
     happened = ingest(root)
     if new:
@@ -68,7 +68,9 @@ def version(recipe: Recipe, root: Path) -> Data:
         happened = "built"
     folder = root / "data" / name
     card = _true_card(folder)
-    _fits(recipe, card["task"], str(folder.relative_to(root)))
+    _fits(recipe, card["task"], f"data/{name}")
+    if card != _load_card(folder):
+        _write_card(folder, card)
     before, md5, source_md5 = _track(root, name)
     return Data(folder, md5, source_md5, card, happened if before == md5 else "new version")
 
@@ -102,7 +104,9 @@ def read(recipe: Recipe, folder: Path) -> Splits:
     `data.test`. valid: a fifth as many as train but at least 100, because it is answered after
     each epoch and only has to tell one epoch from another. All are in random order on disk.
     """
-    return _pick(recipe, {name: rows.read_jsonl(folder / f"{name}.jsonl") for name in SPLITS})
+    return split.pick(
+        recipe.data, {name: rows.read_jsonl(folder / f"{name}.jsonl") for name in SPLITS}
+    )
 
 
 def peek(recipe: Recipe, root: Path) -> tuple[Splits, dict[str, Any]]:
@@ -116,51 +120,12 @@ def peek(recipe: Recipe, root: Path) -> tuple[Splits, dict[str, Any]]:
     else:
         folder = root / "data" / source
         splits = {name: rows.read_jsonl(folder / f"{name}.jsonl") for name in SPLITS}
-        card = json.loads((folder / "card.json").read_text("utf-8"))
+        card = _true_card(folder)
     _fits(recipe, card["task"], source)
-    return _pick(recipe, splits), card
+    return split.pick(recipe.data, splits), card
 
 
 labels = split.labels
-
-
-# Which rows of a split a run takes.
-
-
-def _pick(recipe: Recipe, splits: Splits) -> Splits:
-    want = recipe.data
-    train = splits["train"]
-    found = split.labels(train)
-    if 0 < want.rows < len(found):
-        raise UserError(
-            f"data.rows = {want.rows}, but {want.source} has {len(found)} labels and each needs a "
-            f"row to be learned: set data.rows to {len(found)} or more, or to 0 for all rows."
-        )
-    rng = random.Random(want.seed)
-    order = _balanced(train, rng)
-    picked, others = (order[: want.rows], order[want.rows :]) if want.rows else (order, [])
-    result = {
-        "train": rng.sample(picked, len(picked)),
-        "valid": splits["valid"][: max(100, len(picked) // 5)],
-        "test": splits["test"][: want.test],
-    }
-    if want.task == "classify":
-        pool = rng.sample(others, min(want.pool, len(others)))
-        result["pool"] = [{"text": row["text"]} for row in pool]
-    return result
-
-
-def _balanced(train: list[Row], rng: random.Random) -> list[Row]:
-    """All rows in an order whose every beginning holds the labels as evenly as they last."""
-    by_label: dict[str, list[Row]] = {}
-    for row in train:
-        by_label.setdefault(row.get("label", ""), []).append(row)
-    names = sorted(by_label)
-    rng.shuffle(names)
-    for name in names:
-        rng.shuffle(by_label[name])
-    longest = max(map(len, by_label.values()), default=0)
-    return [by_label[n][i] for i in range(longest) for n in names if i < len(by_label[n])]
 
 
 # A user's file.
@@ -202,17 +167,25 @@ def _fits(recipe: Recipe, task: str, what: str) -> None:
 # Cards, hashes and folders.
 
 
+def _load_card(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "card.json").read_text("utf-8"))
+    except ValueError as e:
+        raise UserError(
+            f"{folder / 'card.json'} is not JSON ({e}): delete {folder} to have it "
+            "built anew, or put it back with 'dvc checkout data.dvc'."
+        ) from None
+
+
 def _true_card(folder: Path) -> dict[str, Any]:
-    """The card, counted anew (and said to be so) when somebody has edited the rows by hand."""
-    card: dict[str, Any] = json.loads((folder / "card.json").read_text("utf-8"))
+    """The card, counted anew (and saying so) when somebody has edited the rows by hand."""
+    card = _load_card(folder)
     hashes = {f: sha256(folder / f) for f in FILES[1:]}
     if hashes == card["files"]:
         return card
     tables = {name: rows.parse(folder / f"{name}.jsonl") for name in SPLITS}
     splits = {name: [row for _, row in table.rows] for name, table in tables.items()}
-    card |= {**split.counts(splits), "files": hashes, "edited": True}
-    _write_card(folder, card)
-    return card
+    return card | split.counts(splits) | {"files": hashes, "edited": True}
 
 
 def _write_card(folder: Path, card: dict[str, Any]) -> None:
@@ -222,30 +195,32 @@ def _write_card(folder: Path, card: dict[str, Any]) -> None:
     os.replace(draft, folder / "card.json")
 
 
-def _origin(folder: Path) -> str:
-    card = folder / "card.json"
-    return json.loads(card.read_text("utf-8"))["origin"]["sha256"] if card.exists() else ""
-
-
 def _missing(root: Path) -> list[str]:
-    return [n for n in SHIPPED if not all((root / "data" / n / f).exists() for f in FILES)]
+    return [name for name in SHIPPED if not _complete(root, name)]
+
+
+def _complete(root: Path, name: str) -> bool:
+    return all((root / "data" / name / f).exists() for f in FILES)
 
 
 def _place(root: Path, name: str, splits: Splits, card: dict[str, Any]) -> None:
     """Write data/<name> beside, then move it in: whenever we are killed, all old or all new."""
     target = root / "data" / name
     work = root / ".trivet" / "data"
-    work.mkdir(parents=True, exist_ok=True)
-    target.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        new = Path(folder) / name
-        new.mkdir()
-        for part in SPLITS:
-            rows.write_jsonl(new / f"{part}.jsonl", splits[part])
-        _write_card(new, card | {"files": {f: sha256(new / f) for f in FILES[1:]}})
-        if target.exists():
-            os.rename(target, work / f"{name}.old")  # killed after this line: `_recover`
-        os.rename(new, target)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            new = Path(folder) / name
+            new.mkdir()
+            for part in SPLITS:
+                rows.write_jsonl(new / f"{part}.jsonl", splits[part])
+            _write_card(new, card | {"files": {f: sha256(new / f) for f in FILES[1:]}})
+            if target.exists():
+                os.rename(target, work / f"{name}.old")  # killed after this line: `_recover`
+            os.rename(new, target)
+    except OSError as e:
+        raise UserError(f"Could not write {target}: {e.strerror}. Make room or give leave.") from e
     shutil.rmtree(work / f"{name}.old", ignore_errors=True)
 
 
@@ -278,7 +253,7 @@ def _dvc(root: Path) -> "Iterator[Repo]":
             yield repo
     except LockError:
         raise UserError(f"Another run or dvc command is at work in {root}: wait for it.") from None
-    except DvcException as e:
+    except (DvcException, OSError) as e:
         raise UserError(f"DVC could not version {root / 'data'}: {e}") from e
 
 
@@ -309,10 +284,10 @@ def _from_dvc(root: Path) -> str:
         out = repo.find_outs_by_path(str(root / "data"))[0]
         try:
             if not out.changed_cache():
-                repo.checkout(["data.dvc"])
+                repo.checkout([str(root / "data.dvc")])
                 return "checked out"
             if repo.config["core"].get("remote"):
-                repo.pull(["data.dvc"])
+                repo.pull([str(root / "data.dvc")])
                 return "pulled"
         except DvcException as e:
             logging.getLogger(__name__).warning("DVC could not give data/, so it is built: %s", e)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ... import UserError
+from .. import recipe
 from .rows import Row, Table
 
 Splits = dict[str, list[Row]]
@@ -111,11 +112,11 @@ def divide(table: Table, seed: int) -> tuple[Splits, int, int]:
     for name in ("train", "test"):
         if not given[name]:
             raise UserError(f"{table.file}: the 'split' column has no row for {name}; add some.")
+    _seen(table, given)
     if not given["valid"]:
         _enough(table, given["train"])
         parts = split(given["train"], seed)
         given |= {"train": parts["train"] + parts["test"], "valid": parts["valid"]}
-    _seen(table, given)
     for name in SPLITS:
         random.Random(seed).shuffle(given[name])
     return given, removed, conflicts
@@ -155,6 +156,42 @@ def _seen(table: Table, splits: Splits) -> None:
                 f"{table.file}, {where}: label '{strange}' is in {name} but never in train, so no "
                 "model can learn it; move some of its rows to train or drop it."
             )
+
+
+def pick(want: recipe.Data, splits: Splits) -> Splits:
+    """The rows of a run, out of all rows; see `data.read`."""
+    train = splits["train"]
+    found = labels(train)
+    if 0 < want.rows < len(found):
+        raise UserError(
+            f"data.rows = {want.rows}, but {want.source} has {len(found)} labels and each needs a "
+            f"row to be learned: set data.rows to {len(found)} or more, or to 0 for all rows."
+        )
+    rng = random.Random(want.seed)
+    order = _balanced(train, rng)
+    picked, others = (order[: want.rows], order[want.rows :]) if want.rows else (order, [])
+    result = {
+        "train": rng.sample(picked, len(picked)),
+        "valid": splits["valid"][: max(100, len(picked) // 5)],
+        "test": splits["test"][: want.test],
+    }
+    if want.task == "classify":
+        pool = rng.sample(others, min(want.pool, len(others)))
+        result["pool"] = [{"text": row["text"]} for row in pool]
+    return result
+
+
+def _balanced(train: list[Row], rng: random.Random) -> list[Row]:
+    """All rows in an order whose every beginning holds the labels as evenly as they last."""
+    by_label: dict[str, list[Row]] = {}
+    for row in train:
+        by_label.setdefault(row.get("label", ""), []).append(row)
+    names = sorted(by_label)
+    rng.shuffle(names)
+    for name in names:
+        rng.shuffle(by_label[name])
+    longest = max(map(len, by_label.values()), default=0)
+    return [by_label[n][i] for i in range(longest) for n in names if i < len(by_label[n])]
 
 
 def card(
