@@ -20,10 +20,9 @@ def parity(out: Console, table: dict[str, Any]) -> None:
     second = hops[0]["second"]["name"]
     grid = Table(title=f"{table['run']} · {hops[0]['rows']} held-out rows · {table['threads']} threads", title_justify="left")
     grid.add_column("backend", no_wrap=True)
-    for name in (table["metric"], second, "delta", "agreement", "max |diff|", "ms/row"):
+    for name in (table["metric"], second, "delta", "agree", "max diff", "ms/row"):
         grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("gate")
-    grid.add_column("")
     for hop in hops:
         grid.add_row(
             hop["backend"],
@@ -33,12 +32,11 @@ def parity(out: Console, table: dict[str, Any]) -> None:
             "equal" if hop["exact"] else _number(hop["agreement"], ".4f"),
             _number(hop["max_abs_diff"], ".2g"),
             f"{hop['ms_per_row']:.3g}",
-            hop["gate"],
-            "" if not hop["gate"] else "[green]✓[/]" if hop["passed"] else "[red]✗[/]",
+            "" if not hop["gate"] else "[green]held[/]" if hop["passed"] else "[red]refused[/]",
         )
     if base := table["baseline"]:
         grid.add_section()
-        grid.add_row(base["name"], f"{base['value']:.4f}", f"{base['macro_f1']:.4f}", style="dim")
+        grid.add_row("tf-idf + logreg", f"{base['value']:.4f}", f"{base['macro_f1']:.4f}", style="dim")
     out.print(grid)
     if base and base["value"] >= hops[0]["value"]:
         out.print("The baseline is at least as good as the tuned model here.", style="yellow")

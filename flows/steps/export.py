@@ -49,6 +49,7 @@ def onnx_fp32(merged: Path, folder: Path) -> None:
     """Write `folder`/model.onnx (opset 20, weights beside it), any batch and length."""
     card = Card.read(merged)
     model = base.load(merged, card.data.task, card.labels, trust_remote_code=card.model.trust_remote_code)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
     ids = torch.randint(0, 1000, (2, 11))
     sizes = {0: torch.export.Dim("rows", min=1), 1: torch.export.Dim("length", min=2)}
     torch.onnx.export(

@@ -6,6 +6,8 @@ it replaced; only a run whose gates all held moves them.
 """
 
 import json
+import logging
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,6 +21,9 @@ from mlflow.tracking import MlflowClient
 
 from ... import UserError
 from .run import Run
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 CHAMPION, PREVIOUS = "champion", "previous"
 
