@@ -41,6 +41,30 @@ DRAIN = 3.0  # seconds the servers get to store what the stopped worker sent las
 GRACE = 20.0  # seconds a child gets between SIGTERM and SIGKILL
 RESTARTS = 5  # in a row, each within STEADY seconds of the one before; then the child is given up
 STEADY = 60.0
+# A run whose process was killed along with its worker cannot say so: its heartbeat falls silent.
+ZOMBIES = {
+    "name": "Crash runs whose process is gone",
+    "trigger": {
+        "type": "event",
+        "posture": "Proactive",
+        "threshold": 1,
+        "within": 90,
+        "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        "for_each": ["prefect.resource.id"],
+        "after": ["prefect.flow-run.heartbeat"],
+        "expect": [
+            f"prefect.flow-run.{last}"
+            for last in ("heartbeat", "Completed", "Failed", "Cancelled", "Crashed", "Paused")
+        ],
+    },
+    "actions": [
+        {
+            "type": "change-flow-run-state",
+            "state": "CRASHED",
+            "message": "No heartbeat for 90 seconds: the process is gone.",
+        }
+    ],
+}
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -284,12 +308,12 @@ def _alive(identity: dict[str, Any] | None) -> psutil.Process | None:
         return None
 
 
-def _ours(home: Path) -> list[psutil.Process]:
+def _ours(home: Path, mark: str = "TRIVET_UP") -> list[psutil.Process]:
     """Every living process that carries this workspace's mark, this one left out."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get("TRIVET_UP") == str(home):
+            if process.pid != os.getpid() and process.environ().get(mark) == str(home):
                 found.append(process)
         except psutil.Error:
             continue  # ended meanwhile, or somebody else's
@@ -410,13 +434,27 @@ def _children(home: Path, state: dict[str, Any]) -> list[Child]:
     # One run at a time: two tunings beside each other on one machine take longer than in a row.
     worker = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"]
     logs = home / "logs"
-    healthy = _health(state)["prefect"]
     children = [
         Child("prefect", prefect, env, logs / "prefect.log"),
         Child("mlflow", mlflow, env, logs / "mlflow.log"),
-        Child("worker", worker, env, logs / "worker.log", lambda: bool(_answers(healthy))),
+        Child(
+            "worker",
+            worker,
+            env | {"TRIVET_UP_RUN": str(home)},
+            logs / "worker.log",
+            lambda: _prepared(servers.prefect_api),
+        ),
     ]
     return children if state["worker"] else children[:2]
+
+
+def _prepared(api: str) -> bool:
+    """True once the Prefect server answers and looks for runs that died silently."""
+    if not _answers(f"{api}/health"):
+        return False
+    wanted = {"automations": {"name": {"any_": [ZOMBIES["name"]]}}}
+    known = _answers(f"{api}/automations/filter", wanted)
+    return bool(json.loads(known or "[]") or _answers(f"{api}/automations/", ZOMBIES))
 
 
 def _supervise(root: Path, ports: list[int], worker: bool) -> None:
@@ -439,14 +477,27 @@ def _supervise(root: Path, ports: list[int], worker: bool) -> None:
             partial.write_text(json.dumps(state))
             partial.replace(home / "up.json")
         time.sleep(0.2)
-    for together in (children[2:], children[:2]):
-        for child in together:
-            if child.process:
-                child.process.terminate()
-        for child in together:
-            child.end()
-        if together == children[2:]:
-            time.sleep(DRAIN)
+    _stop(home, children)
+
+
+def _stop(home: Path, children: list[Child]) -> None:
+    """The worker, then its runs, which say to the servers that they crashed; the servers last."""
+    _end(children[2:])
+    runs = _ours(home, "TRIVET_UP_RUN")
+    for run in runs:
+        with suppress(psutil.NoSuchProcess):
+            run.terminate()
+    psutil.wait_procs(runs, timeout=GRACE)
+    time.sleep(DRAIN)
+    _end(children[:2])
+
+
+def _end(children: list[Child]) -> None:
+    for child in children:
+        if child.process:
+            child.process.terminate()
+    for child in children:
+        child.end()
 
 
 # ------------------------------------------------------------------ deployment and schedule
@@ -576,7 +627,6 @@ def _deployment(root: Path, servers: Servers, client: Any) -> UUID:
 @contextmanager
 def _client(servers: Servers) -> Iterator[Any]:
     """Prefect's own client, aimed at these servers whatever the environment says."""
-    os.environ.setdefault("PREFECT_HOME", servers.home)
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
