@@ -10,8 +10,12 @@ import json
 import os
 import re
 import socket
+import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -25,6 +29,7 @@ from trivet.flows.up import Servers, connect, down, run_later, schedule, schedul
 ROOT = Path(__file__).parents[1]
 FLOW = """
 import os
+import time
 from prefect import flow, task
 
 @task
@@ -33,6 +38,8 @@ def double(x: int) -> int:
 
 @flow(name="tune")
 def tune(recipe: str, overrides: list[str]) -> None:
+    if "tune.seed=60" in overrides:
+        time.sleep(60)
     assert [double(i) for i in range(3)] == [0, 2, 4]
     with open("ran.txt", "a") as f:  # relative: the pull step must have set the directory
         f.write(f"{recipe} {overrides} {os.environ['MLFLOW_TRACKING_URI']}\\n")
@@ -97,15 +104,16 @@ def test_what_the_servers_say_to_the_browser(servers: Servers) -> None:
         assert b"<html" in (module._answers(url) or b"")
 
 
+def run_state(servers: Servers, run: str) -> str:
+    answer = module._answers(f"{servers.prefect_api}/flow_runs/{run}")
+    return json.loads(answer or "{}").get("state_type", "")
+
+
 def test_scheduled_run_fires_and_completes(root: Path, servers: Servers) -> None:
     run = run_later(root, servers, "home.toml", ["tune.rank=8"], seconds=3)
-
-    def state() -> str:
-        answer = module._answers(f"{servers.prefect_api}/flow_runs/{run}")
-        return json.loads(answer or "{}").get("state_type", "")
-
-    within(60, lambda: state() in ("COMPLETED", "FAILED", "CRASHED"), "the run's end")
-    assert state() == "COMPLETED"
+    ends = ("COMPLETED", "FAILED", "CRASHED")
+    within(60, lambda: run_state(servers, run) in ends, "the run's end")
+    assert run_state(servers, run) == "COMPLETED"
     ran = (root / "ran.txt").read_text()
     assert ran == f"home.toml ['tune.rank=8'] {servers.mlflow_url}\n"
 
@@ -195,21 +203,40 @@ def test_failed_start_says_why_and_leaves_nothing(
     assert module._ours(tmp_path / ".trivet") == []
 
 
-def test_reused_process_id_is_not_ours() -> None:
-    me = psutil.Process()
-    assert module._alive({"pid": me.pid, "created": me.create_time()}) == me
-    assert module._alive({"pid": me.pid, "created": me.create_time() - 60}) is None
-
-
-def test_stopping_leaves_nothing_even_after_kill_9(root: Path, servers: Servers) -> None:
-    """The last test: the servers are gone after it."""
-    psutil.Process(servers.pids["supervisor"]).kill()
-    assert len(module._ours(root / ".trivet")) >= 3  # orphans, still serving
-    assert set(down(root)) == {"prefect", "mlflow", "worker"}
+def test_stopping_leaves_nothing_and_lets_a_run_say_that_it_crashed(
+    root: Path, servers: Servers
+) -> None:
+    """The servers are down after this test."""
+    run = run_later(root, servers, "home.toml", ["tune.seed=60"], seconds=0)
+    within(60, lambda: run_state(servers, run) == "RUNNING", "the run's start")
+    assert down(root) == ["prefect", "mlflow", "worker"]
     assert module._ours(root / ".trivet") == []
     for url in (servers.prefect_url, servers.mlflow_url):
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             s.bind(("127.0.0.1", int(url.rsplit(":", 1)[1])))
-    assert down(root) == []
+    with closing(sqlite3.connect(root / ".trivet" / "prefect" / "prefect.db")) as store:
+        state = store.execute("select state_type from flow_run where id = ?", [run]).fetchone()
+    assert state == ("CRASHED",)
     assert not any(row["pid"] for row in status(root))
+    assert down(root) == []
+
+
+def test_what_a_killed_supervisor_left_is_ended(root: Path) -> None:
+    """Orphans by their mark, also those that no state file names; never a recycled process id."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    orphan = subprocess.Popen(command, env=os.environ | {"TRIVET_UP": str(root / ".trivet")})
+    stranger = subprocess.Popen(command)
+    recycled = {"pid": stranger.pid, "created": psutil.Process(stranger.pid).create_time() - 60}
+    child = {"prefect": recycled | {"deaths": 0, "given_up": False}}
+    state = {"ports": [1, 2], "worker": True, "supervisor": recycled, "children": child}
+    (root / ".trivet" / "up.json").write_text(json.dumps(state))
+    try:
+        within(10, lambda: module._ours(root / ".trivet"), "the orphan's mark")
+        assert down(root) == [f"process {orphan.pid}"]
+        assert not psutil.pid_exists(orphan.pid)
+        assert stranger.poll() is None
+    finally:
+        orphan.kill()
+        stranger.kill()
+        stranger.wait()
