@@ -27,7 +27,9 @@ class Data(Section):
     task: Literal["classify", "tag", "generate"] = "classify"
     prompt: str = "{text}"
     rows: int = Field(0, ge=0, description="labelled training rows, balanced by label; 0 = all")
-    pool: int = Field(4000, ge=0, description="unlabelled rows that the teacher labels for the student")
+    pool: int = Field(
+        4000, ge=0, description="unlabelled rows that the teacher labels for the student"
+    )
     test: int = Field(600, ge=1, description="held-out rows that every backend answers")
     max_length: int = Field(256, ge=8, description="tokens; longer rows are cut, and counted")
     seed: int = 0
@@ -134,7 +136,9 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*.toml")))
         raise UserError(f"No recipe at {path}. Shipped recipes: {shipped}.") from None
     except UnicodeDecodeError as e:
-        raise UserError(f"{path} is not UTF-8 (byte {e.start}): save the recipe as UTF-8.") from None
+        raise UserError(
+            f"{path} is not UTF-8 (byte {e.start}): save the recipe as UTF-8."
+        ) from None
     except tomllib.TOMLDecodeError as e:
         raise UserError(f"{path} is not TOML: {e}.") from None
     tree.setdefault("name", file.stem)

@@ -11,6 +11,7 @@ Not here: servers for a team (infra/), authentication, anything that listens bey
 """
 
 import fcntl
+import http.client
 import json
 import os
 import signal
@@ -41,6 +42,30 @@ DRAIN = 3.0  # seconds the servers get to store what the stopped worker sent las
 GRACE = 20.0  # seconds a child gets between SIGTERM and SIGKILL
 RESTARTS = 5  # in a row, each within STEADY seconds of the one before; then the child is given up
 STEADY = 60.0
+# A run whose process was killed along with its worker cannot say so: its heartbeat falls silent.
+ZOMBIES = {
+    "name": "Crash runs whose process is gone",
+    "trigger": {
+        "type": "event",
+        "posture": "Proactive",
+        "threshold": 1,
+        "within": 90,
+        "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        "for_each": ["prefect.resource.id"],
+        "after": ["prefect.flow-run.heartbeat"],
+        "expect": [
+            f"prefect.flow-run.{last}"
+            for last in ("heartbeat", "Completed", "Failed", "Cancelled", "Crashed", "Paused")
+        ],
+    },
+    "actions": [
+        {
+            "type": "change-flow-run-state",
+            "state": "CRASHED",
+            "message": "No heartbeat for 90 seconds: the process is gone.",
+        }
+    ],
+}
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -65,7 +90,10 @@ SERVING = {
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the servers are. `pids`: name → process id, empty for servers that are not ours."""
+    """Where the servers are; `home` is PREFECT_HOME.
+
+    `pids`: name → process id; empty for servers that are not ours, the worker's may still lack.
+    """
 
     prefect_url: str
     prefect_api: str
@@ -75,13 +103,16 @@ class Servers:
 
     def environment(self) -> dict[str, str]:
         """Variables to put into os.environ before prefect or mlflow is imported."""
+        proxied = os.environ.get("NO_PROXY") or os.environ.get("no_proxy")
+        direct = ",".join(filter(None, [proxied, "127.0.0.1,localhost"]))
         return QUIET | {
             "PREFECT_API_URL": self.prefect_api,
             "PREFECT_HOME": self.home,
             "MLFLOW_TRACKING_URI": self.mlflow_url,
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-            "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1,localhost"])),
+            "NO_PROXY": direct,
+            "no_proxy": direct,
         }
 
 
@@ -137,7 +168,7 @@ def connect(root: Path) -> Servers:
             "server too, or unset both to use the local servers."
         )
     api = api.rstrip("/")
-    if not _answers(f"{api}/health", seconds=5):
+    if _answers(f"{api}/health", seconds=5) is None:
         raise UserError(
             f"Nothing answers at PREFECT_API_URL = {api}: start that server, or unset the variable "
             "to use the local one."
@@ -225,14 +256,14 @@ def _answers(url: str, body: Any = None, seconds: float = 2) -> bytes | None:
     """The body of a 200 answer; b"" for another answer of a living server; None for silence."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    local = urllib.request.ProxyHandler({}) if "//127.0.0.1:" in url else None
-    opener = urllib.request.build_opener(*([local] if local else []))
+    direct = [urllib.request.ProxyHandler({})] if "//127.0.0.1:" in url else []
+    opener = urllib.request.build_opener(*direct)
     try:
         with opener.open(request, timeout=seconds) as answer:
             return answer.read()
     except urllib.error.HTTPError:
         return b""
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return None
 
 
@@ -276,20 +307,20 @@ def _identity(pid: int) -> dict[str, Any]:
 
 def _alive(identity: dict[str, Any] | None) -> psutil.Process | None:
     """The process, unless it ended or its id now belongs to another one."""
-    try:
+    with suppress(psutil.NoSuchProcess):
         process = psutil.Process(identity["pid"]) if identity else None
-        same = process and abs(process.create_time() - identity["created"]) < 0.1  # type: ignore[index]
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None  # type: ignore[union-attr]
-    except psutil.NoSuchProcess:
-        return None
+        # A stepped clock moves the start time that the system reports, by a second at most.
+        if identity and process and abs(process.create_time() - identity["created"]) < 2:
+            return None if process.status() == psutil.STATUS_ZOMBIE else process
+    return None
 
 
-def _ours(home: Path) -> list[psutil.Process]:
+def _ours(home: Path, mark: str = "TRIVET_UP") -> list[psutil.Process]:
     """Every living process that carries this workspace's mark, this one left out."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get("TRIVET_UP") == str(home):
+            if process.pid != os.getpid() and process.environ().get(mark) == str(home):
                 found.append(process)
         except psutil.Error:
             continue  # ended meanwhile, or somebody else's
@@ -410,13 +441,27 @@ def _children(home: Path, state: dict[str, Any]) -> list[Child]:
     # One run at a time: two tunings beside each other on one machine take longer than in a row.
     worker = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"]
     logs = home / "logs"
-    healthy = _health(state)["prefect"]
     children = [
         Child("prefect", prefect, env, logs / "prefect.log"),
         Child("mlflow", mlflow, env, logs / "mlflow.log"),
-        Child("worker", worker, env, logs / "worker.log", lambda: bool(_answers(healthy))),
+        Child(
+            "worker",
+            worker,
+            env | {"TRIVET_UP_RUN": str(home)},
+            logs / "worker.log",
+            lambda: _prepared(servers.prefect_api),
+        ),
     ]
     return children if state["worker"] else children[:2]
+
+
+def _prepared(api: str) -> bool:
+    """True once the Prefect server answers and looks for runs that died silently."""
+    if not _answers(f"{api}/health"):
+        return False
+    wanted = {"automations": {"name": {"any_": [ZOMBIES["name"]]}}}
+    known = _answers(f"{api}/automations/filter", wanted)
+    return bool(json.loads(known or "[]") or _answers(f"{api}/automations/", ZOMBIES))
 
 
 def _supervise(root: Path, ports: list[int], worker: bool) -> None:
@@ -439,14 +484,32 @@ def _supervise(root: Path, ports: list[int], worker: bool) -> None:
             partial.write_text(json.dumps(state))
             partial.replace(home / "up.json")
         time.sleep(0.2)
-    for together in (children[2:], children[:2]):
-        for child in together:
-            if child.process:
-                child.process.terminate()
-        for child in together:
-            child.end()
-        if together == children[2:]:
-            time.sleep(DRAIN)
+    _stop(home, children)
+
+
+def _stop(home: Path, children: list[Child]) -> None:
+    """First the runs, which still report that they crashed, then the worker, then the servers.
+
+    The worker would kill its runs at once, and they would be shown as running for ever.
+    """
+    workers = [child.process.pid for child in children[2:] if child.process]
+    runs = [p for p in _ours(home, "TRIVET_UP_RUN") if p.pid not in workers]
+    for run in runs:
+        with suppress(psutil.NoSuchProcess):
+            run.terminate()
+    psutil.wait_procs(runs, timeout=GRACE)
+    time.sleep(1 if runs else 0)  # the worker has the last word about them
+    _end(children[2:])
+    time.sleep(DRAIN)
+    _end(children[:2])
+
+
+def _end(children: list[Child]) -> None:
+    for child in children:
+        if child.process:
+            child.process.terminate()
+    for child in children:
+        child.end()
 
 
 # ------------------------------------------------------------------ deployment and schedule
@@ -460,7 +523,9 @@ def deploy(root: Path, servers: Servers) -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=root,
-        env=os.environ | servers.environment() | {"PWD": str(root), "PYTHONSAFEPATH": "1"},
+        env=os.environ
+        | servers.environment()
+        | {"PWD": str(root.resolve()), "PYTHONSAFEPATH": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -487,7 +552,7 @@ def schedule(
     with _client(servers) as client:
         from prefect.client.schemas.schedules import CronSchedule
 
-        zone = timezone or get_localzone_name()
+        zone = timezone or get_localzone_name() or "UTC"
         try:
             times = CronSchedule(cron=cron, timezone=zone)
         except ValueError as error:
@@ -576,7 +641,6 @@ def _deployment(root: Path, servers: Servers, client: Any) -> UUID:
 @contextmanager
 def _client(servers: Servers) -> Iterator[Any]:
     """Prefect's own client, aimed at these servers whatever the environment says."""
-    os.environ.setdefault("PREFECT_HOME", servers.home)
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
