@@ -40,11 +40,9 @@ every_service = pytest.mark.parametrize("name", SERVICES)
 
 
 def has_compose() -> bool:
-    docker = shutil.which("docker")
-    return (
-        bool(docker)
-        and not subprocess.run([docker, "compose", "version"], capture_output=True).returncode
-    )
+    if not shutil.which("docker"):
+        return False
+    return not subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
 
 
 @pytest.mark.skipif(
