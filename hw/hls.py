@@ -1,0 +1,192 @@
+"""The chip's design: an hls4ml project of the fixed-point student, and its C simulation.
+
+hls4ml picks precisions by itself, and its picks are not exact; here every type comes from the
+quantiser, so the simulation must give the quantiser's logits bit for bit. No softmax is on the
+chip: its table can change the answer, and the largest logit is the answer anyway.
+Not here: RTL, synthesis, timing, area; nothing of a vendor's tool is run.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import UserError
+from .quantise import Fixed, FixedStudent
+
+NAME = "student"
+LOG = "csim.log"
+LIBRARY = f"firmware/{NAME}-csim.so"
+STRATEGY = "Latency"  # one multiplier per weight, all in parallel
+COMPILE_SECONDS = 900
+
+README = """# The distilled student as an FPGA design
+
+An hls4ml project (Vitis backend) for the part {part}: {sizes}, {weights} weights in fixed point.
+The chip runs this distilled student, not the language model that taught it.
+
+- In: one count of hashed words, word pairs and letter trigrams a bin, {given}; the host counts.
+- Out: one logit a label, {output}; the largest is the answer. There is no softmax on the chip.
+- Every type in `firmware/defines.h` and `firmware/parameters.h` comes from the trained student;
+  sums are wide enough to lose nothing.
+- `{library}` is the C simulation, compiled with g++; {log} is what the compiler said.
+
+With Vitis HLS on the path, `vitis-run --mode hls --tcl build_prj.tcl` synthesises it; `build_opt.tcl` says
+which steps. No vendor's tool was run so far: there is no figure of area, timing or power here.
+"""
+
+
+def build(fixed: FixedStudent, folder: Path, part: str) -> None:
+    """Write the project of `fixed` for `part` into `folder` and compile its C simulation there.
+
+    Raises UserError when g++ is missing or fails, or takes over 15 minutes; its log stays there.
+    """
+    if not shutil.which("g++"):
+        raise UserError(
+            "g++ was not found on PATH, and the C simulation of the FPGA design needs it: "
+            "install it (Debian: apt install g++) or set fpga.enabled = false."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(fixed, folder, part)
+    sizes = fixed.sizes
+    (folder / "design.json").write_text(
+        json.dumps({"part": part, "sizes": sizes, "strategy": STRATEGY}) + "\n"
+    )
+    (folder / "README.md").write_text(
+        README.format(
+            part=part,
+            sizes=" → ".join(map(str, sizes)),
+            weights=sum(w.size + b.size for w, b in zip(fixed.weights, fixed.biases, strict=True)),
+            given=fixed.given,
+            output=fixed.layers[-1].output,
+            library=LIBRARY,
+            log=LOG,
+        )
+    )
+    compile_simulation(folder)
+
+
+def _write(fixed: FixedStudent, folder: Path, part: str) -> None:
+    from hls4ml.converters import convert_from_pytorch_model  # takes seconds to import
+
+    graph = convert_from_pytorch_model(
+        _plain(fixed),
+        output_dir=str(folder),
+        project_name=NAME,
+        backend="Vitis",
+        part=part,
+        io_type="io_parallel",
+        hls_config=_config(fixed),
+        # weights inside the library: hls4ml would else have it read them from an absolute path
+        write_weights_txt=False,
+    )
+    graph.write()
+    script = folder / "build_lib.sh"
+    # hls4ml stamps the library's name at random
+    script.write_text(script.read_text().replace(graph.config.get_config_value("Stamp"), "csim"))
+
+
+def _plain(fixed: FixedStudent) -> nn.Sequential:
+    """The quantised weights in the plain torch model that hls4ml reads."""
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for at, layer in enumerate(fixed.layers):
+        linear = nn.Linear(*fixed.sizes[at : at + 2], dtype=torch.float64)
+        for name, codes, kind in (
+            ("weight", fixed.weights[at], layer.weight),
+            ("bias", fixed.biases[at], layer.bias),
+        ):
+            values = np.ldexp(codes.astype(np.float64), -kind.fraction)
+            getattr(linear, name).data = torch.from_numpy(values)
+        modules[f"dense_{at}"] = linear
+        if at < len(fixed.layers) - 1:
+            modules[f"relu_{at}"] = nn.ReLU()
+    return nn.Sequential(modules).eval()
+
+
+def _config(fixed: FixedStudent) -> dict[str, Any]:
+    """hls4ml's configuration with a type for everything it could choose one for."""
+    last = len(fixed.layers) - 1
+    layers: dict[str, Any] = {"student_input": {"Precision": {"result": fixed.given.hls}}}
+    for at, layer in enumerate(fixed.layers):
+        result = layer.output if at == last else layer.total
+        types = {"weight": layer.weight, "bias": layer.bias, "accum": layer.total, "result": result}
+        layers[f"dense_{at}"] = {
+            "Precision": {name: kind.hls for name, kind in types.items()},
+            "Strategy": STRATEGY,
+            "ReuseFactor": 1,
+        }
+        if at < last:
+            layers[f"relu_{at}"] = {"Precision": {"result": layer.output.hls}}
+    return {
+        "Model": {"Precision": fixed.given.hls, "ReuseFactor": 1, "Strategy": STRATEGY},
+        "LayerName": layers,
+        "InputShape": [[fixed.sizes[0]]],
+    }
+
+
+def compile_simulation(folder: Path) -> None:
+    """Compile the project's C simulation with g++, as `build` does; see there for errors."""
+    with (folder / LOG).open("w") as log:
+        process = subprocess.Popen(
+            ["bash", "build_lib.sh"], cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            failure = f"g++ failed with {code}" if (code := process.wait(COMPILE_SECONDS)) else ""
+        except subprocess.TimeoutExpired:
+            failure = f"g++ was stopped after {COMPILE_SECONDS} s"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    if failure:
+        lines = (folder / LOG).read_text(errors="replace").splitlines()
+        first = next((line for line in lines if "error" in line), lines[-1] if lines else "no output")
+        raise UserError(
+            f"The C simulation did not compile: {failure} ({first[:300]}). All of it is in "
+            f"{folder / LOG}. Make the student smaller (fpga.hidden, fpga.bins) or free memory."
+        )
+
+
+class CSim:
+    """The compiled C simulation in `folder`, as it is there: nothing is converted again."""
+
+    def __init__(self, folder: Path) -> None:
+        library = (folder / LIBRARY).resolve()
+        if not library.exists():
+            raise UserError(f"{library} is missing: build the FPGA design again (trivet run).")
+        sizes = json.loads((folder / "design.json").read_text())["sizes"]
+        self.bins, self.classes = sizes[0], sizes[-1]
+        self._run = getattr(ctypes.CDLL(str(library)), f"{NAME}_float")
+        self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        self._run.restype = None
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """uint8 [n, bins] to float32 [n, classes]."""
+        if x.ndim != 2 or x.shape[1] != self.bins:
+            raise ValueError(f"rows of {self.bins} counts are wanted, the shape is {x.shape}")
+        given = np.ascontiguousarray(x, np.float32)
+        found = np.empty((len(x), self.classes), np.float32)
+        for row, answer in zip(given, found, strict=True):
+            self._run(row.ctypes.data, answer.ctypes.data)
+        return found
+
+
+def random_rows(n: int, bins: int, cap: int, seed: int) -> np.ndarray:
+    """n rows the chip may be fed, uint8 [n, bins]: edges first, then sparse to dense at random.
+
+    Edges are all zero, all cap, and each bin alone at cap; fewer of them when n is small.
+    """
+    draw = np.random.default_rng(seed)
+    edges = np.vstack([np.zeros(bins), np.full(bins, cap), np.eye(bins) * cap]).astype(np.uint8)[:n]
+    counts = draw.integers(0, cap, (n - len(edges), bins), np.uint8, endpoint=True)
+    density = draw.random((len(counts), 1), np.float32)
+    return np.vstack([edges, counts * (draw.random(counts.shape, np.float32) < density)])

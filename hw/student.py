@@ -1,0 +1,119 @@
+"""The student: a model small enough for a chip, and what the host must feed it.
+
+The tuned language model does not fit an FPGA; a small network over hashed word and letter counts
+does, and learns most of the answers from the teacher's probabilities. The chip runs this student.
+Not here: fixed-point numbers (quantise.py) and the chip's project (hls.py).
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.feature_extraction import FeatureHasher
+from torch import Tensor, nn
+
+CAP = 3  # counts end here, so that the chip reads two bits a bin
+BATCH = 32
+
+
+def features(texts: Sequence[str], bins: int, cap: int = CAP) -> np.ndarray:
+    """Counts of hashed words, word pairs and letter trigrams: uint8 [len(texts), bins], 0 to cap.
+
+    The hash is MurmurHash3 with a fixed seed: the same text gives the same row everywhere.
+    """
+    if not texts:
+        return np.zeros((0, bins), np.uint8)
+    hasher = FeatureHasher(bins, input_type="string", alternate_sign=False, dtype=np.float32)
+    return np.minimum(hasher.transform(map(_grams, texts)).toarray(), cap).astype(np.uint8)
+
+
+def _grams(text: str) -> Iterator[str]:
+    words = re.findall(r"\w+", text.lower())
+    line = f" {' '.join(words)} "
+    yield from ("w " + word for word in words)
+    yield from (f"p {first} {second}" for first, second in pairwise(words))
+    yield from ("c " + line[i : i + 3] for i in range(len(line) - 2))
+
+
+class Student(nn.Module):
+    """Linear, ReLU, …, Linear: counts float [n, bins] to logits [n, classes]."""
+
+    def __init__(self, bins: int, hidden: list[int], classes: int) -> None:
+        super().__init__()
+        self.sizes = [bins, *hidden, classes]
+        self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(self.sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for linear in self.linears[:-1]:
+            x = torch.relu(linear(x))
+        return self.linears[-1](x)
+
+    @torch.inference_mode()
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """uint8 [n, bins] to float32 [n, classes]."""
+        return self(torch.from_numpy(x).float()).numpy()
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / "student.safetensors")
+        (folder / "student.json").write_text(json.dumps({"sizes": self.sizes}) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Student":
+        bins, *hidden, classes = json.loads((folder / "student.json").read_text())["sizes"]
+        student = cls(bins, hidden, classes)
+        student.load_state_dict(load_file(folder / "student.safetensors"))
+        return student
+
+
+def distil(
+    x: np.ndarray,
+    targets: np.ndarray,
+    hidden: list[int],
+    epochs: int,
+    seed: int,
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> Student:
+    """Train a student on x, uint8 [n, bins], towards targets, float [n, classes], rows adding to 1.
+
+    The teacher's probabilities give the distilled student, one-hot rows the hard-label one.
+    `on_epoch` hears the epoch, from 1, and the mean training loss.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = Student(x.shape[1], hidden, targets.shape[1])
+    fit(student, student.parameters(), x, targets, epochs, seed, 3e-3, on_epoch)
+    return student
+
+
+def fit(
+    model: Callable[[Tensor], Tensor],
+    parameters: Iterator[nn.Parameter],
+    x: np.ndarray,
+    targets: np.ndarray,
+    epochs: int,
+    seed: int,
+    learning_rate: float,
+    on_epoch: Callable[[int, float], None],
+) -> None:
+    """Cross-entropy against soft targets; AdamW with cosine decay. The same seed, the same weights."""
+    counts, wanted = torch.from_numpy(x).float(), torch.from_numpy(targets).float()
+    order = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, foreach=True)
+    steps = epochs * -(-len(x) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    for epoch in range(1, epochs + 1):
+        total = 0.0
+        for rows in torch.randperm(len(x), generator=order).split(BATCH):
+            loss = nn.functional.cross_entropy(model(counts[rows]), wanted[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(rows)
+        on_epoch(epoch, total / len(x))
