@@ -139,6 +139,8 @@ def prove(run: Run) -> dict[str, Any]:
         run.write("confusion.json", scored[1].score["confusion"])
     table = parity.table(run.recipe, run.name, scored, baseline, torch.get_num_threads())
     curve = artifacts.curve(run)
+    if run.recipe.fpga.enabled:
+        run.write("fpga.json", artifacts.chip(run, table))
     run.write("curve.json", curve)
     run.write("parity.json", table)
     _show(table, curve)

@@ -101,12 +101,25 @@ def scored(run: Run, name: str, tell: Tell = silent) -> Scored:
         if recipe.data.task == "classify":
             result["confusion"] = score.confusion(answers.logits, targets, card.labels)
         if name == "hls-csim":
-            result["random"] = fpga.compare_random(run.path("student"), opened, recipe.fpga.bins)
+            result["random"] = fpga.compare_random(run.path("student"), opened)
         np.save(folder / "logits.npy", answers.logits)
         (folder / "score.json").write_text(json.dumps(result, indent=1) + "\n")
 
     folder = run.build(f"score-{name}", make)
     return Scored(name, json.loads((folder / "score.json").read_text()), folder / "logits.npy")
+
+
+def chip(run: Run, table: dict[str, Any]) -> dict[str, Any]:
+    """What the report says of the FPGA leg: the student's figures, and where the design is equal."""
+    found = json.loads((run.path("student") / "fpga.json").read_text())
+    hop = next(h for h in table["hops"] if h["backend"] == "hls-csim")
+    vectors = json.loads((run.path("score-hls-csim") / "score.json").read_text())["random"]
+    return found | {
+        "random_vectors": vectors["rows"],
+        "random_equal": vectors["equal"],
+        "test_rows": hop["rows"],
+        "test_equal": hop["rows_equal"],
+    }
 
 
 def curve(run: Run) -> list[dict[str, Any]]:
