@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,11 +20,18 @@ from .. import UserError, workspace
 from . import tables, up
 from .recipe import load
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
 out = Console(highlight=False)
 
 RecipeFile = Annotated[str, typer.Argument(help="A recipe file, or a shipped one by its name.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, for example tune.rank=8")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="section.key=value, for example tune.rank=8")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 RunName = Annotated[str, typer.Argument(help="A run's name or the start of it, or 'latest'.")]
 
@@ -121,7 +128,9 @@ def why(
 def predict(
     run: RunName,
     text: Annotated[str, typer.Argument(help="What to answer.")],
-    backend: Annotated[str, typer.Option(help="adapter, merged, onnx-fp32, onnx-int8, hls-csim, ...")] = "onnx-fp32",
+    backend: Annotated[
+        str, typer.Option(help="adapter, merged, onnx-fp32, onnx-int8, hls-csim, ...")
+    ] = "onnx-fp32",
     as_json: AsJson = False,
 ) -> None:
     """One answer from one backend of a run.
@@ -139,7 +148,10 @@ def predict(
 
 @app.command()
 def chat(
-    run: RunName, backend: Annotated[str, typer.Option(help="merged, adapter, onnx-fp32 or onnx-int8")] = "merged"
+    run: RunName,
+    backend: Annotated[
+        str, typer.Option(help="merged, adapter, onnx-fp32 or onnx-int8")
+    ] = "merged",
 ) -> None:
     """Talk to the tuned model of a `generate` run; an empty line ends it.
 
@@ -169,7 +181,9 @@ def start(
     servers = up.up(root, prefect_port, mlflow_port)
     os.environ.update(servers.environment())
     up.deploy(root, servers)
-    out.print(f"Prefect  {servers.prefect_url}\nMLflow   {servers.mlflow_url}\nStop them with: trivet down")
+    out.print(
+        f"Prefect  {servers.prefect_url}\nMLflow   {servers.mlflow_url}\nStop them with: trivet down"
+    )
 
 
 @app.command()
@@ -194,7 +208,9 @@ def schedule(
     recipe: RecipeFile,
     overrides: Overrides = None,
     cron: Annotated[str | None, typer.Option(help='When, for example "0 2 * * *"')] = None,
-    after: Annotated[int | None, typer.Option("--in", help="Once, this many seconds from now.")] = None,
+    after: Annotated[
+        int | None, typer.Option("--in", help="Once, this many seconds from now.")
+    ] = None,
     remove: Annotated[bool, typer.Option(help="Take the recipe's schedule away.")] = False,
 ) -> None:
     """Run a recipe on a schedule while `trivet up` is running; unchanged inputs are skipped.
@@ -227,11 +243,16 @@ def _run(name: str) -> Path:
     """A run's folder by its name, the start of its name, or `latest`."""
     runs = workspace() / "runs"
     whole = sorted((p.parent for p in runs.glob("*/parity.json")), key=lambda p: p.stat().st_mtime)
-    found = [p for p in whole if name in ("latest", p.name)] or [p for p in whole if p.name.startswith(name)]
+    found = [p for p in whole if name in ("latest", p.name)] or [
+        p for p in whole if p.name.startswith(name)
+    ]
     if name == "latest" and found:
         return found[-1]
     if len(found) != 1:
-        names = ", ".join(p.name for p in (found or whole)) or "none yet, make one with `trivet run home.toml`"
+        names = (
+            ", ".join(p.name for p in (found or whole))
+            or "none yet, make one with `trivet run home.toml`"
+        )
         raise UserError(f"RUN = '{name}' {'fits several' if found else 'is not there'}: {names}.")
     return found[0]
 
@@ -246,6 +267,8 @@ def _ask() -> str:
 def main() -> None:
     """Entry point: errors that the user can mend become one paragraph and exit code 2."""
     warnings.simplefilter("ignore")  # libraries' notes to developers
+    # Idle threads sleep instead of spinning: beside other work, spinning ones made tuning 8x slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as e:
@@ -253,12 +276,15 @@ def main() -> None:
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _fail(f"No disk space left ({e.filename or 'while writing'}): free some and run the same command again.")
+        _fail(
+            f"No disk space left ({e.filename or 'while writing'}): free some and run the same command again."
+        )
 
 
 def _fail(message: str) -> None:
     Console(stderr=True, highlight=False).print(f"[red]error:[/] {escape(message)}", soft_wrap=True)
     sys.exit(2)
+
 
 if __name__ == "__main__":
     main()

@@ -27,7 +27,6 @@ from . import progress as shown
 from .recipe import Recipe, load
 from .steps import artifacts, check, data, parity, registry, report, score
 from .steps.backends import backends_of
-from .steps.parity import Scored
 from .steps.run import Run
 
 HOUR = 3600
@@ -49,7 +48,11 @@ def about(step: str) -> Any:
 
 def gpu() -> AbstractContextManager[None]:
     """One run at a time on the GPU. The lease is short, so a killed holder does not block long."""
-    return concurrency("gpu", occupy=1, lease_duration=60) if torch.cuda.is_available() else nullcontext()
+    return (
+        concurrency("gpu", occupy=1, lease_duration=60)
+        if torch.cuda.is_available()
+        else nullcontext()
+    )
 
 
 # Cache keys are paths: a record is a file among what the task made, found again from any clone.
@@ -67,7 +70,9 @@ step = partial(
     cache_policy=NO_CACHE,
     retries=2,
     retry_delay_seconds=5,
-    retry_condition_fn=lambda task, run, state: not isinstance(state.result(raise_on_failure=False), UserError),
+    retry_condition_fn=lambda task, run, state: (
+        not isinstance(state.result(raise_on_failure=False), UserError)
+    ),
     timeout_seconds=HOUR,
     on_completion=[shown.done],
 )
@@ -86,11 +91,15 @@ def check_rows(run: Run) -> dict[str, Any]:
     run.write("recipe.json", run.recipe.model_dump())
     run.write("data.json", card)
     table = [{"split": k, "rows": v} for k, v in found.rows.items()]
-    create_table_artifact(table, key="data", description=f"{run.recipe.data.source}, {run.data.md5}")
+    create_table_artifact(
+        table, key="data", description=f"{run.recipe.data.source}, {run.data.md5}"
+    )
     return found.as_dict()
 
 
-@step(cache_key_fn=made("adapter"), task_run_name="tune {run.recipe.name}", timeout_seconds=24 * HOUR)
+@step(
+    cache_key_fn=made("adapter"), task_run_name="tune {run.recipe.name}", timeout_seconds=24 * HOUR
+)
 def tune_adapter(run: Run, tracked: str) -> None:
     with gpu(), shown.progress(f"tune {run.recipe.name}") as tell:
 
@@ -106,18 +115,28 @@ def merge_adapter(run: Run) -> None:
     artifacts.merged(run)
 
 
-@step(cache_key_fn=made("onnx"), task_run_name="export {run.recipe.name} to ONNX", timeout_seconds=HOUR)
+@step(
+    cache_key_fn=made("onnx"),
+    task_run_name="export {run.recipe.name} to ONNX",
+    timeout_seconds=HOUR,
+)
 def export_onnx(run: Run) -> None:
     artifacts.onnx(run)
 
 
-@step(cache_key_fn=made("student"), task_run_name="distil {run.recipe.name}", timeout_seconds=6 * HOUR)
+@step(
+    cache_key_fn=made("student"), task_run_name="distil {run.recipe.name}", timeout_seconds=6 * HOUR
+)
 def distil_student(run: Run) -> None:
     with gpu(), shown.progress(f"distil {run.recipe.name}") as tell:
         artifacts.student(run, tell)
 
 
-@step(cache_key_fn=made("hls"), task_run_name="compile {run.recipe.name} for C simulation", timeout_seconds=HOUR)
+@step(
+    cache_key_fn=made("hls"),
+    task_run_name="compile {run.recipe.name} for C simulation",
+    timeout_seconds=HOUR,
+)
 def compile_hls(run: Run) -> None:
     artifacts.hls(run)
 
@@ -148,14 +167,30 @@ def prove(run: Run) -> dict[str, Any]:
 
 
 def _show(table: dict[str, Any], curve: list[dict[str, Any]]) -> None:
-    columns = ("backend", "rows", "value", "delta", "agreement", "max_abs_diff", "ms_per_row", "gate", "passed")
+    columns = (
+        "backend",
+        "rows",
+        "value",
+        "delta",
+        "agreement",
+        "max_abs_diff",
+        "ms_per_row",
+        "gate",
+        "passed",
+    )
     verdict = "promoted" if table["promoted"] else "refused"
     rows = [{c: hop[c] for c in columns} for hop in table["hops"]]
     create_table_artifact(rows, key="parity", description=f"{table['run']}: {verdict}")
-    create_markdown_artifact(report.curve_markdown(curve), key="loss-curve", description="Loss curve")
+    create_markdown_artifact(
+        report.curve_markdown(curve), key="loss-curve", description="Loss curve"
+    )
 
 
-@step(cache_key_fn=about("register"), task_run_name="register {run.recipe.registered}", timeout_seconds=HOUR)
+@step(
+    cache_key_fn=about("register"),
+    task_run_name="register {run.recipe.registered}",
+    timeout_seconds=HOUR,
+)
 def register(run: Run, tracked: str, table: dict[str, Any]) -> dict[str, str] | None:
     """Everything to MLflow; the alias moves only when every gate held."""
     registry.log_curve(tracked, artifacts.curve(run))
@@ -186,12 +221,16 @@ def write_report(run: Run, tracked: str, registered: dict[str, str] | None) -> s
     page = report.write(run.folder)
     registry.log_artifacts(tracked, run.folder, only=("report.html", "lineage.json"))
     link = f"{registry.url(tracked)}/artifacts/report.html"
-    create_link_artifact(link, link_text=f"report of {run.name}", key="report", description=str(page))
+    create_link_artifact(
+        link, link_text=f"report of {run.name}", key="report", description=str(page)
+    )
     return str(page)
 
 
 @flow(name="tune", description=__doc__)
-def tune(recipe: str = "flows/recipes/home.toml", overrides: list[str] | None = None) -> dict[str, Any]:
+def tune(
+    recipe: str = "flows/recipes/home.toml", overrides: list[str] | None = None
+) -> dict[str, Any]:
     chosen = load(recipe, overrides)
     root = workspace()
     run = Run(root, chosen, version_data(chosen, root).result())
@@ -212,7 +251,13 @@ def tune(recipe: str = "flows/recipes/home.toml", overrides: list[str] | None = 
     registered = register(run, tracked, table)
     page = write_report(run, tracked, registered)
     parity.check(table)
-    return {"run": run.name, "folder": str(run.folder), "report": page, "check": found, "parity": table}
+    return {
+        "run": run.name,
+        "folder": str(run.folder),
+        "report": page,
+        "check": found,
+        "parity": table,
+    }
 
 
 def rename(name: str) -> None:

@@ -19,8 +19,15 @@ def progress(subject: str) -> Iterator[Callable[[float], None]]:
     key = re.sub(r"[^a-z0-9]+", "-", subject.lower()).strip("-")
     artifact = create_progress_artifact(progress=0.0, key=key, description=subject)
     told = time.monotonic()
-    columns = (TextColumn("  {task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         row = bar.add_task(subject, total=1.0)
 
         def tell(share: float) -> None:

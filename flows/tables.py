@@ -18,7 +18,10 @@ def parity(out: Console, table: dict[str, Any]) -> None:
     """The parity table, the baseline under it, and the verdict."""
     hops = table["hops"]
     second = hops[0]["second"]["name"]
-    grid = Table(title=f"{table['run']} · {hops[0]['rows']} held-out rows · {table['threads']} threads", title_justify="left")
+    grid = Table(
+        title=f"{table['run']} · {hops[0]['rows']} held-out rows · {table['threads']} threads",
+        title_justify="left",
+    )
     grid.add_column("backend", no_wrap=True)
     for name in (table["metric"], second, "delta", "agree", "max diff", "ms/row"):
         grid.add_column(name, justify="right", no_wrap=True)
@@ -36,7 +39,9 @@ def parity(out: Console, table: dict[str, Any]) -> None:
         )
     if base := table["baseline"]:
         grid.add_section()
-        grid.add_row("tf-idf + logreg", f"{base['value']:.4f}", f"{base['macro_f1']:.4f}", style="dim")
+        grid.add_row(
+            "tf-idf + logreg", f"{base['value']:.4f}", f"{base['macro_f1']:.4f}", style="dim"
+        )
     out.print(grid)
     if base and base["value"] >= hops[0]["value"]:
         out.print("The baseline is at least as good as the tuned model here.", style="yellow")
@@ -45,7 +50,9 @@ def parity(out: Console, table: dict[str, Any]) -> None:
     if table["promoted"]:
         out.print("[bold green]Promoted:[/] every gate held.")
     for refused in table["refused"]:
-        out.print(f"[bold red]Refused:[/] {refused['backend']}: {refused['measured']}; gate: {refused['gate']}.")
+        out.print(
+            f"[bold red]Refused:[/] {refused['backend']}: {refused['measured']}; gate: {refused['gate']}."
+        )
 
 
 def made(out: Console, folder: Path, table: dict[str, Any], servers: Servers) -> None:
@@ -54,9 +61,16 @@ def made(out: Console, folder: Path, table: dict[str, Any], servers: Servers) ->
     out.print(f"\nreport   {where}/report.html\nmodels   {where}/", soft_wrap=True)
     out.print(f"Prefect  {servers.prefect_url}\nMLflow   {servers.mlflow_url}")
     chat = table["task"] == "generate"
-    trial = "trivet chat latest" if chat else 'trivet predict latest "turn off the kitchen light" --backend onnx-int8'
+    trial = (
+        "trivet chat latest"
+        if chat
+        else 'trivet predict latest "turn off the kitchen light" --backend onnx-int8'
+    )
     nightly = f'trivet schedule {table["run"].rsplit("-", 2)[0]}.toml --cron "0 2 * * *"'
-    out.print(f"\nNext:    {trial}\n         trivet why\n         {nightly}\n         trivet down", soft_wrap=True)
+    out.print(
+        f"\nNext:    {trial}\n         trivet why\n         {nightly}\n         trivet down",
+        soft_wrap=True,
+    )
 
 
 def check(out: Console, found: Any, card: dict[str, Any]) -> None:
@@ -84,12 +98,17 @@ def check(out: Console, found: Any, card: dict[str, Any]) -> None:
 def comparison(first: Path, second: Path) -> dict[str, Any]:
     """`{"runs", "recipe": {key: [a, b]}, "hops": {backend: {figure: [a, b]}}}`, differences only."""
     recipes = [dict(_flat(json.loads((f / "recipe.json").read_text()))) for f in (first, second)]
-    hops = [{h["backend"]: h for h in json.loads((f / "parity.json").read_text())["hops"]} for f in (first, second)]
+    hops = [
+        {h["backend"]: h for h in json.loads((f / "parity.json").read_text())["hops"]}
+        for f in (first, second)
+    ]
     names = [n for n in hops[0] if n in hops[1]]
     figures = ("value", "agreement", "max_abs_diff", "ms_per_row", "passed")
     return {
         "runs": [first.name, second.name],
-        "recipe": {k: [r.get(k) for r in recipes] for k in recipes[0] if recipes[0][k] != recipes[1].get(k)},
+        "recipe": {
+            k: [r.get(k) for r in recipes] for k in recipes[0] if recipes[0][k] != recipes[1].get(k)
+        },
         "hops": {n: {f: [h[n][f] for h in hops] for f in figures} for n in names},
     }
 
@@ -108,8 +127,12 @@ def compare(out: Console, found: dict[str, Any]) -> None:
 
 def chain(out: Console, found: dict[str, Any]) -> None:
     """A model's chain, one link a line."""
-    out.print(f"[bold]{found['model']}[/] version {found['version']} ({', '.join(found['aliases']) or 'no alias'})")
-    commit = f"{found['git_commit']}{' + uncommitted changes' if found['git_dirty'] == 'true' else ''}"
+    out.print(
+        f"[bold]{found['model']}[/] version {found['version']} ({', '.join(found['aliases']) or 'no alias'})"
+    )
+    commit = (
+        f"{found['git_commit']}{' + uncommitted changes' if found['git_dirty'] == 'true' else ''}"
+    )
     links = {
         "run": found["run"],
         "recipe": f"{found['recipe']} (lineage {found['lineage']})",
@@ -151,4 +174,6 @@ def _number(value: Any, form: str) -> str:
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Any:
     for key, value in tree.items():
-        yield from _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+        yield from (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+        )

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from .. import UserError
-from .quantise import Fixed, FixedStudent
+from .quantise import FixedStudent
 
 NAME = "student"
 LOG = "csim.log"
@@ -149,7 +149,9 @@ def compile_simulation(folder: Path) -> None:
                 process.wait()
     if failure:
         lines = (folder / LOG).read_text(errors="replace").splitlines()
-        first = next((line for line in lines if "error" in line), lines[-1] if lines else "no output")
+        first = next(
+            (line for line in lines if "error" in line), lines[-1] if lines else "no output"
+        )
         raise UserError(
             f"The C simulation did not compile: {failure} ({first[:300]}). All of it is in "
             f"{folder / LOG}. Make the student smaller (fpga.hidden, fpga.bins) or free memory."

@@ -15,10 +15,22 @@ from trivet.flows.steps.render import render
 
 CHAT = [
     {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
-    for q, a in [("What is your name?", "I am Trivet."), ("Are you a robot?", "I am a stool with three legs."), ("Bye", "See you.")]
+    for q, a in [
+        ("What is your name?", "I am Trivet."),
+        ("Are you a robot?", "I am a stool with three legs."),
+        ("Bye", "See you."),
+    ]
 ]
-COMMANDS = [{"text": f"turn {way} the {room} light", "label": way} for way in ("on", "off") for room in ("hall", "attic", "kitchen")]
-TAGGED = [{"tokens": ["light", room, way], "tags": ["O", "B-room", "B-way"]} for way in ("on", "off") for room in ("hall", "attic")]
+COMMANDS = [
+    {"text": f"turn {way} the {room} light", "label": way}
+    for way in ("on", "off")
+    for room in ("hall", "attic", "kitchen")
+]
+TAGGED = [
+    {"tokens": ["light", room, way], "tags": ["O", "B-room", "B-way"]}
+    for way in ("on", "off")
+    for room in ("hall", "attic")
+]
 TASKS = {
     "classify": (COMMANDS, Data(source="x", prompt="{text} ="), ["off", "on"]),
     "tag": (TAGGED, Data(source="x", task="tag"), ["B-room", "B-way", "O"]),
@@ -27,7 +39,9 @@ TASKS = {
 
 
 @pytest.fixture(scope="module", params=list(TASKS))
-def exported(request: pytest.FixtureRequest, small_base: Path, tmp_path_factory: pytest.TempPathFactory):
+def exported(
+    request: pytest.FixtureRequest, small_base: Path, tmp_path_factory: pytest.TempPathFactory
+):
     """A briefly tuned adapter of two real layers, merged and exported."""
     rows, data, labels = TASKS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
@@ -86,5 +100,8 @@ def test_replies_stop_and_are_the_same_from_onnx(exported) -> None:
         return
     assert GenerationConfig.from_pretrained(folder / "merged").eos_token_id == 2
     asked = CHAT[0]["messages"][:1]
-    replies = [backends.open_backend(n, folder / p).reply(asked, 8) for n, p in (("merged", "merged"), ("onnx-fp32", "onnx"))]
+    replies = [
+        backends.open_backend(n, folder / p).reply(asked, 8)
+        for n, p in (("merged", "merged"), ("onnx-fp32", "onnx"))
+    ]
     assert replies[0] == replies[1]

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Phi3Config, Phi3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Phi3Config,
+    Phi3ForCausalLM,
+)
 
 from trivet import UserError
 from trivet.flows.recipe import Model, Tune
@@ -61,7 +66,9 @@ def phi3(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_phi3_gives_llamas_logits(small_base: Path, phi3: Path) -> None:
     ids = torch.arange(40, 60)[None]
-    first, second = (model.load(f, "generate", [])(input_ids=ids).logits for f in (small_base, phi3))
+    first, second = (
+        model.load(f, "generate", [])(input_ids=ids).logits for f in (small_base, phi3)
+    )
     assert torch.equal(first, second)
 
 
@@ -109,13 +116,22 @@ def test_pickled_weights_are_not_read(tmp_path: Path, small_base: Path) -> None:
 
 def test_label_words() -> None:
     names = ("HassTurnOn", "B-light_color", "HassGetTemperature", "O", "spam", "!")
-    assert [model.words(n) for n in names] == ["turn on", "light color", "get temperature", "o", "spam", "!"]
+    assert [model.words(n) for n in names] == [
+        "turn on",
+        "light color",
+        "get temperature",
+        "o",
+        "spam",
+        "!",
+    ]
 
 
 def test_the_head_starts_from_the_labels_words(small_base: Path) -> None:
     tokenizer = model.load_tokenizer(small_base)
     started = model.load(small_base, "classify", ["HassTurnOn", "HassSetTemperature"])
-    assert isinstance(started, AutoModelForSequenceClassification._model_mapping[type(started.config)])
+    assert isinstance(
+        started, AutoModelForSequenceClassification._model_mapping[type(started.config)]
+    )
     model.start_head(started, tokenizer, ["HassTurnOn", "HassSetTemperature"])
     ids = tokenizer(" turn on", add_special_tokens=False)["input_ids"]
     mean = started.get_input_embeddings().weight[ids].mean(0)

@@ -15,7 +15,10 @@ def test_shipped_recipes_are_valid(file: str) -> None:
 
 
 def test_overrides_reach_their_keys() -> None:
-    recipe = load("home.toml", ["tune.rank=8", "data.source=mine.csv", 'tune.targets=["q_proj"]', "gates.min_value=0.5"])
+    recipe = load(
+        "home.toml",
+        ["tune.rank=8", "data.source=mine.csv", 'tune.targets=["q_proj"]', "gates.min_value=0.5"],
+    )
     assert (recipe.tune.rank, recipe.data.source, recipe.gates.min_value) == (8, "mine.csv", 0.5)
     assert recipe.tune.targets == ["q_proj"]
 

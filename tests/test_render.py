@@ -39,13 +39,17 @@ def test_a_long_text_is_cut_and_the_prompt_is_not(tokenizer) -> None:
 def test_tags_are_read_at_the_last_token_of_each_word_of_the_second_copy(tokenizer) -> None:
     row = {"tokens": ["dim", "the", "chandeliers"], "tags": ["O", "O", "B-name"]}
     (example,) = render([row], Data(source="x", task="tag"), ["B-name", "O"], tokenizer).examples
-    assert tokenizer.decode(example.ids) == "Command: dim the chandeliers. Tags: dim the chandeliers"
+    assert (
+        tokenizer.decode(example.ids) == "Command: dim the chandeliers. Tags: dim the chandeliers"
+    )
     assert tokenizer.decode(example.ids[example.positions[0]]) == " dim"
     assert example.positions[-1] == len(example.ids) - 1 and example.targets == [1, 1, 0]
 
 
 def test_a_reply_is_answered_up_to_its_stop_token(tokenizer) -> None:
-    row = {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]}
+    row = {
+        "messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
+    }
     (example,) = render([row], Data(source="x", task="generate"), [], tokenizer).examples
     assert tokenizer.decode(example.targets) == "Hello.<|im_end|>"
     assert [example.ids[p + 1] for p in example.positions] == example.targets
@@ -53,7 +57,12 @@ def test_a_reply_is_answered_up_to_its_stop_token(tokenizer) -> None:
 
 def test_a_long_conversation_loses_its_oldest_tokens(tokenizer) -> None:
     data = Data(source="x", task="generate", max_length=24)
-    row = {"messages": [{"role": "user", "content": "light " * 50}, {"role": "assistant", "content": "Yes."}]}
+    row = {
+        "messages": [
+            {"role": "user", "content": "light " * 50},
+            {"role": "assistant", "content": "Yes."},
+        ]
+    }
     found = render([row], data, [], tokenizer)
     assert found.truncated == 1 and len(found.examples[0].ids) == 24
     assert tokenizer.decode(found.examples[0].targets) == "Yes.<|im_end|>"

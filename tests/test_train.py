@@ -25,9 +25,15 @@ ROOMS = ["kitchen", "garage", "hall", "attic", "cellar", "office"]
 ROWS = [
     {"text": words.format(room), "label": label}
     for room in ROOMS
-    for words, label in (("turn on the {} light", "on"), ("lamp off in the {}", "off"), ("is the {} cold", "cold"))
+    for words, label in (
+        ("turn on the {} light", "on"),
+        ("lamp off in the {}", "off"),
+        ("is the {} cold", "cold"),
+    )
 ]
-TUNE = Tune(rank=8, epochs=8, batch=4, learning_rate=3e-3, patience=8, dropout=0.1, precision="fp32")
+TUNE = Tune(
+    rank=8, epochs=8, batch=4, learning_rate=3e-3, patience=8, dropout=0.1, precision="fp32"
+)
 
 
 def examples(base: Path) -> list[Example]:
@@ -39,7 +45,9 @@ def fit(base: Path, folder: Path, on_step=lambda point, share: None):
     whole = model.load(base, "classify", LABELS)
     model.start_head(whole, model.load_tokenizer(base), LABELS)
     rows = examples(base)
-    return train.fit(model.adapt(whole, TUNE, "classify"), rows[:12], rows[12:], TUNE, folder, on_step)
+    return train.fit(
+        model.adapt(whole, TUNE, "classify"), rows[:12], rows[12:], TUNE, folder, on_step
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +60,9 @@ def test_the_loss_falls_and_each_epoch_is_validated(tuned) -> None:
     _, curve = tuned
     assert [p["step"] for p in curve] == list(range(1, 25))
     assert [p["step"] for p in curve if p["valid_loss"] is not None] == list(range(3, 25, 3))
-    first, last = (np.mean([p["train_loss"] for p in curve[at]]) for at in (slice(0, 3), slice(-3, None)))
+    first, last = (
+        np.mean([p["train_loss"] for p in curve[at]]) for at in (slice(0, 3), slice(-3, None))
+    )
     assert last < first / 2
 
 
@@ -66,15 +76,26 @@ def test_killed_and_resumed_gives_the_same_losses(small_base: Path, tuned, tmp_p
         "    if point['step'] == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
         "test_train.fit(Path(sys.argv[1]), Path(sys.argv[2]), on_step)\n"
     )
-    command = [sys.executable, "-c", script, str(small_base), str(tmp_path), str(Path(__file__).parent)]
-    killed = subprocess.run(command, env=os.environ | {"PYTHONSAFEPATH": ""}, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        str(small_base),
+        str(tmp_path),
+        str(Path(__file__).parent),
+    ]
+    killed = subprocess.run(
+        command, env=os.environ | {"PYTHONSAFEPATH": ""}, capture_output=True, text=True
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "checkpoint.pt").exists()
     seen: list[int] = []
     curve = fit(small_base, tmp_path, lambda point, share: seen.append(point["step"]))
     assert seen[0] == 5  # step 5 was lost with the process, steps 1 to 4 were not
     assert curve == tuned[1]
-    saved = [Path(f, "best", "adapter_model.safetensors").read_bytes() for f in (tuned[0], tmp_path)]
+    saved = [
+        Path(f, "best", "adapter_model.safetensors").read_bytes() for f in (tuned[0], tmp_path)
+    ]
     assert saved[0] == saved[1]
 
 
@@ -83,10 +104,14 @@ def test_stock_peft_loads_the_adapter_with_the_same_logits(small_base: Path, tun
     backends.Card(DATA, Model(base=str(small_base)), LABELS).write(adapter)
     model.load_tokenizer(small_base).save_pretrained(adapter)
     ours = backends.open_backend("adapter", adapter).answer(ROWS[:5])
-    stock = AutoModelForSequenceClassification.from_pretrained(small_base, num_labels=3, pad_token_id=2)
+    stock = AutoModelForSequenceClassification.from_pretrained(
+        small_base, num_labels=3, pad_token_id=2
+    )
     stock = PeftModel.from_pretrained(stock, adapter).eval()
     tokenizer = model.load_tokenizer(adapter)
-    batch = tokenizer([DATA.prompt.format(text=r["text"]) for r in ROWS[:5]], padding=True, return_tensors="pt")
+    batch = tokenizer(
+        [DATA.prompt.format(text=r["text"]) for r in ROWS[:5]], padding=True, return_tensors="pt"
+    )
     with torch.inference_mode():
         theirs = stock(**batch).logits.numpy()
     assert np.array_equal(np.concatenate(ours), theirs)

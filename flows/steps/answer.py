@@ -32,11 +32,15 @@ def predict(run: Path, text: str, backend: str) -> dict[str, Any]:
     if card.data.task == "tag":
         words = text.split()
         (logits,) = model.answer([{"tokens": words}])
-        return found | {"tags": [[w, card.labels[i]] for w, i in zip(words, logits.argmax(1), strict=False)]}
+        return found | {
+            "tags": [[w, card.labels[i]] for w, i in zip(words, logits.argmax(1), strict=False)]
+        }
     (logits,) = model.answer([{"text": text}])
     odds = np.exp(logits[0].astype(np.float64) - logits[0].max())
     odds /= odds.sum()
-    best = [{"label": card.labels[i], "probability": float(odds[i])} for i in odds.argsort()[::-1][:3]]
+    best = [
+        {"label": card.labels[i], "probability": float(odds[i])} for i in odds.argsort()[::-1][:3]
+    ]
     return found | {"label": best[0]["label"], "best": best}
 
 

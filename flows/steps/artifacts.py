@@ -43,7 +43,9 @@ def adapter(
         if recipe.tune.label_names and task != "generate":
             base.start_head(whole, tokenizer, labels)
         adapted = base.adapt(whole, recipe.tune, task)
-        examples = [render(rows[s], recipe.data, labels, tokenizer).examples for s in ("train", "valid")]
+        examples = [
+            render(rows[s], recipe.data, labels, tokenizer).examples for s in ("train", "valid")
+        ]
         curve = train.fit(adapted, *examples, recipe.tune, folder, on_step)
         tokenizer.save_pretrained(folder / "best")
         Card(recipe.data, recipe.model, labels).write(folder / "best")
@@ -81,7 +83,9 @@ def student(run: Run, tell: Tell = silent) -> Path:
 
 
 def hls(run: Run) -> Path:
-    return run.build("hls", lambda folder: fpga.compile_design(run.recipe, run.path("student"), folder))
+    return run.build(
+        "hls", lambda folder: fpga.compile_design(run.recipe, run.path("student"), folder)
+    )
 
 
 def scored(run: Run, name: str, tell: Tell = silent) -> Scored:

@@ -64,7 +64,11 @@ class Card:
     labels: list[str]
 
     def write(self, folder: Path) -> None:
-        content = {"data": self.data.model_dump(), "model": self.model.model_dump(), "labels": self.labels}
+        content = {
+            "data": self.data.model_dump(),
+            "model": self.model.model_dump(),
+            "labels": self.labels,
+        }
         (folder / "trivet.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
@@ -81,7 +85,9 @@ def open_backend(name: str, folder: Path, threads: int = 0) -> Backend:
         return TorchBackend(load_adapted(folder, card), base.load_tokenizer(folder), card)
     if name == "merged":
         remote = card.model.trust_remote_code
-        model = base.load(folder, card.data.task, card.labels, device=best_device(), trust_remote_code=remote)
+        model = base.load(
+            folder, card.data.task, card.labels, device=best_device(), trust_remote_code=remote
+        )
         return TorchBackend(model, base.load_tokenizer(folder, remote), card)
     if name.startswith("onnx-"):
         file = "model.int8.onnx" if name == "onnx-int8" else "model.onnx"
@@ -121,7 +127,9 @@ class Batch:
     position: torch.Tensor
 
 
-def batch_of(examples: Sequence[Example], model: nn.Module | None = None, pad: int | None = None) -> Batch:
+def batch_of(
+    examples: Sequence[Example], model: nn.Module | None = None, pad: int | None = None
+) -> Batch:
     if model is not None:
         pad = model.config.pad_token_id
     length = max(len(e.ids) for e in examples)
@@ -159,7 +167,9 @@ class TokenBackend:
         start = len(ids)
         while len(ids) < start + tokens:
             example = Example(ids, [len(ids) - 1], [-1])
-            token = int(self._logits(batch_of([example], pad=self.tokenizer.pad_token_id))[0].argmax())
+            token = int(
+                self._logits(batch_of([example], pad=self.tokenizer.pad_token_id))[0].argmax()
+            )
             if token == self.tokenizer.eos_token_id:
                 break
             ids = [*ids, token]
@@ -195,11 +205,15 @@ class TorchBackend(TokenBackend):
 
 
 class OnnxBackend(TokenBackend):
-    def __init__(self, file: Path, tokenizer: PreTrainedTokenizerBase, card: Card, threads: int) -> None:
+    def __init__(
+        self, file: Path, tokenizer: PreTrainedTokenizerBase, card: Card, threads: int
+    ) -> None:
         super().__init__(tokenizer, card)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            file, options, providers=["CPUExecutionProvider"]
+        )
 
     def _logits(self, batch: Batch) -> np.ndarray:
         feed = {"input_ids": batch.ids.numpy(), "attention_mask": batch.mask.numpy()}

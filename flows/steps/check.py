@@ -83,7 +83,9 @@ def check(recipe: Recipe, rows: dict[str, list[dict[str, Any]]]) -> Check:
     )
 
 
-def _marked(example: Example, tokenizer: PreTrainedTokenizerBase, task: str) -> list[tuple[str, bool]]:
+def _marked(
+    example: Example, tokenizer: PreTrainedTokenizerBase, task: str
+) -> list[tuple[str, bool]]:
     """Tokens as text; marked where loss is taken: the answered position, or the reply's tokens."""
     shift = 1 if task == "generate" else 0
     carries = {p + shift for p in example.positions}

@@ -42,13 +42,17 @@ class Logits(nn.Module):
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        return self.model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        ).logits
 
 
 def onnx_fp32(merged: Path, folder: Path) -> None:
     """Write `folder`/model.onnx (opset 20, weights beside it), any batch and length."""
     card = Card.read(merged)
-    model = base.load(merged, card.data.task, card.labels, trust_remote_code=card.model.trust_remote_code)
+    model = base.load(
+        merged, card.data.task, card.labels, trust_remote_code=card.model.trust_remote_code
+    )
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
     ids = torch.randint(0, 1000, (2, 11))
     sizes = {0: torch.export.Dim("rows", min=1), 1: torch.export.Dim("length", min=2)}
@@ -77,8 +81,12 @@ def onnx_int8(folder: Path) -> None:
     few huge activations take the range. Measured on a 4-label tune: answers equal to fp32 .68 (.93
     with every down_proj left out), blockwise 1.00.
     """
-    config = DefaultWeightOnlyQuantConfig(bits=8, block_size=32, is_symmetric=True, accuracy_level=4)
+    config = DefaultWeightOnlyQuantConfig(
+        bits=8, block_size=32, is_symmetric=True, accuracy_level=4
+    )
     logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)  # a line for each node
     quantizer = MatMulNBitsQuantizer(onnx.load(folder / "model.onnx"), bits=8, algo_config=config)
     quantizer.process()
-    quantizer.model.save_model_to_file(str(folder / "model.int8.onnx"), use_external_data_format=False)
+    quantizer.model.save_model_to_file(
+        str(folder / "model.int8.onnx"), use_external_data_format=False
+    )

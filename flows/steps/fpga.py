@@ -58,7 +58,10 @@ def distil(
     x = student.features([r["text"] for r in (*rows["pool"], *rows["train"])], chip.bins)
     soft = np.exp(teacher - teacher.max(1, keepdims=True))
     soft /= soft.sum(1, keepdims=True)
-    few, test = x[len(rows["pool"]) :], student.features([r["text"] for r in rows["test"]], chip.bins)
+    few, test = (
+        x[len(rows["pool"]) :],
+        student.features([r["text"] for r in rows["test"]], chip.bins),
+    )
     hard = np.eye(len(labels), dtype=np.float32)[[labels.index(r["label"]) for r in rows["train"]]]
     truth = np.array([labels.index(r["label"]) for r in rows["test"]])
 
@@ -70,7 +73,14 @@ def distil(
     alone = student.distil(few, hard, chip.hidden, min(more, 20 * chip.epochs), chip.seed)
     distilled = student.distil(x, soft, chip.hidden, chip.epochs, chip.seed, ticking(0))
     fixed = quantise.quantise(
-        distilled, x, soft, chip.weight_bits, chip.activation_bits, chip.epochs // 2, chip.seed, ticking(1 / 3)
+        distilled,
+        x,
+        soft,
+        chip.weight_bits,
+        chip.activation_bits,
+        chip.epochs // 2,
+        chip.seed,
+        ticking(1 / 3),
     )
     distilled.save(folder)
     fixed.save(folder)

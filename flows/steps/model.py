@@ -70,7 +70,11 @@ def base_folder(model: Model) -> Path:
         return _unpack()
     folder = Path(model.base)
     if folder.is_dir():
-        missing = [p for p in ("config.json", "*.safetensors", "tokenizer*.json") if not any(folder.glob(p))]
+        missing = [
+            p
+            for p in ("config.json", "*.safetensors", "tokenizer*.json")
+            if not any(folder.glob(p))
+        ]
         if missing:
             raise UserError(
                 f"model.base = '{model.base}' has no {' and no '.join(missing)}. Trivet reads "
@@ -80,7 +84,9 @@ def base_folder(model: Model) -> Path:
         return folder
     try:
         return Path(
-            snapshot_download(model.base, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"])
+            snapshot_download(
+                model.base, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]
+            )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
         reason = str(e).splitlines()[0]
@@ -158,7 +164,11 @@ def load(
             return head.from_config(config, trust_remote_code=trust_remote_code)
     torch.manual_seed(0)  # a new head is drawn at random; it must be the same one in each process
     model = head.from_pretrained(
-        folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+        folder,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
     )
     return model.to(device).eval()
 
@@ -170,7 +180,9 @@ def words(label: str) -> str:
 
 
 @torch.no_grad()
-def start_head(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: list[str]) -> None:
+def start_head(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: list[str]
+) -> None:
     """Start each row of the head from the mean embedding of its label's words.
 
     Measured on voice commands, 150 rows: accuracy .70 -> .80 and macro-F1 .63 -> .80 over a random
@@ -191,7 +203,9 @@ def adapt(model: PreTrainedModel, tune: Tune, task: str) -> PeftModel:
         lora_alpha=tune.alpha,
         lora_dropout=tune.dropout,
         target_modules=tune.targets,
-        exclude_modules=["score"] if task == "tag" else None,  # a head is trained whole, not adapted
+        exclude_modules=["score"]
+        if task == "tag"
+        else None,  # a head is trained whole, not adapted
         task_type=TASK_TYPES[task],
     )
     torch.manual_seed(tune.seed)
@@ -230,7 +244,7 @@ def coverage(model: PreTrainedModel, tune: Tune, task: str) -> Coverage:
             f"tune.targets: {', '.join(missing) or '(empty)'} match{'es' if len(missing) == 1 else ''} "
             f"no linear layer of {model.config.model_type}; {', '.join(good) or 'nothing'} would be "
             f"trained alone.{why} Its linear layers are {', '.join(sorted(kinds))}. Set "
-            f"tune.targets = {fix} or \"all-linear\"."
+            f'tune.targets = {fix} or "all-linear".'
         )
     adapted = adapt(model, tune, task)
     trainable, total = adapted.get_nb_trainable_parameters()
@@ -241,4 +255,6 @@ def _hides(fused: str, target: str) -> bool:
     """Whether a layer like qkv_proj or gate_up_proj holds what a target like q_proj names."""
     part = target.removesuffix("_proj")
     stem = fused.removesuffix("_proj")
-    return fused != target and (part in stem.split("_") or stem == "qkv" and part in ("q", "k", "v"))
+    return fused != target and (
+        part in stem.split("_") or (stem == "qkv" and part in ("q", "k", "v"))
+    )

@@ -46,7 +46,9 @@ def table(
     for entry in scored:
         before = by_name.get(BACKENDS[entry.backend][1] or "")
         hops.append(_hop(entry, before, recipe))
-    refused = [{k: h[k] for k in ("backend", "value", "gate", "measured")} for h in hops if not h["passed"]]
+    refused = [
+        {k: h[k] for k in ("backend", "value", "gate", "measured")} for h in hops if not h["passed"]
+    ]
     return {
         "run": run,
         "promoted": not refused,
@@ -129,4 +131,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or "unknown processor"
-    return next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "unknown")
+    return next(
+        (x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "unknown"
+    )

@@ -62,10 +62,15 @@ def git(root: Path) -> dict[str, str]:
     """`git.commit` and `git.dirty` of the clone; empty outside one."""
 
     def ask(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True
+        ).stdout.strip()
 
     commit = ask("rev-parse", "HEAD")
-    return {"git.commit": commit, "git.dirty": str(bool(ask("status", "--porcelain", "-uno"))).lower()}
+    return {
+        "git.commit": commit,
+        "git.dirty": str(bool(ask("status", "--porcelain", "-uno"))).lower(),
+    }
 
 
 def log_point(run_id: str, point: dict[str, Any]) -> None:
@@ -92,7 +97,9 @@ def log_results(run_id: str, run: Run, parity: dict[str, Any]) -> None:
         for name in ("value", "agreement", "max_abs_diff", "ms_per_row")
         if hop[name] is not None
     ]
-    client.log_batch(run_id, metrics=metrics, tags=[RunTag("promoted", str(parity["promoted"]).lower())])
+    client.log_batch(
+        run_id, metrics=metrics, tags=[RunTag("promoted", str(parity["promoted"]).lower())]
+    )
 
 
 def log_artifacts(run_id: str, folder: Path, only: tuple[str, ...] = ()) -> None:
@@ -120,8 +127,15 @@ def promote(run: Run, run_id: str) -> dict[str, str]:
         if e.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    version = versions[0] if versions else client.create_model_version(
-        name, client.get_run(run_id).info.artifact_uri, run_id, tags={"trivet.lineage": run.lineage}
+    version = (
+        versions[0]
+        if versions
+        else client.create_model_version(
+            name,
+            client.get_run(run_id).info.artifact_uri,
+            run_id,
+            tags={"trivet.lineage": run.lineage},
+        )
     )
     aliases = client.get_registered_model(name).aliases
     former = aliases.get(CHAMPION)
@@ -161,7 +175,9 @@ def why(model: str) -> dict[str, Any]:
         found = client.get_run(version.run_id)
     except MlflowException:
         known = ", ".join(m.name for m in client.search_registered_models()) or "none yet"
-        raise UserError(f"No registered model '{model}'. Registered: {known}. Try `trivet why NAME`.") from None
+        raise UserError(
+            f"No registered model '{model}'. Registered: {known}. Try `trivet why NAME`."
+        ) from None
     tags, data = found.data.tags, found.inputs.dataset_inputs
     return {
         "model": name,

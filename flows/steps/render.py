@@ -38,7 +38,10 @@ class Rendered:
 
 
 def render(
-    rows: Iterable[dict[str, Any]], data: Data, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase
+    rows: Iterable[dict[str, Any]],
+    data: Data,
+    labels: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Rendered:
     """Rows as examples of at most `data.max_length` tokens; rows without a label get target -1."""
     index = {label: i for i, label in enumerate(labels)}
@@ -54,7 +57,9 @@ def _classify(
     ids = tokenizer(data.prompt.replace("{text}", text))["input_ids"]
     cut = len(ids) > data.max_length
     if cut:  # the text is cut, never the words of the prompt around it
-        offsets = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+        offsets = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)[
+            "offset_mapping"
+        ]
         keep = data.max_length - (len(ids) - len(offsets)) - 1
         if keep < 1:
             raise UserError(
@@ -100,7 +105,9 @@ def _generate(
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if ids[:start] != prompt_ids(messages[:-1], tokenizer):
-        raise UserError("model.base: its chat template does not put a reply behind its prompt unchanged.")
+        raise UserError(
+            "model.base: its chat template does not put a reply behind its prompt unchanged."
+        )
     end = len(ids)
     if tokenizer.eos_token_id in ids[start:]:  # what follows the stop token is never generated
         end = start + ids[start:].index(tokenizer.eos_token_id) + 1
@@ -114,6 +121,8 @@ def _generate(
 def prompt_ids(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens after which the model is to reply."""
     if tokenizer.chat_template is None:
-        raise UserError("model.base has no chat template: give an instruct model for data.task = 'generate'.")
+        raise UserError(
+            "model.base has no chat template: give an instruct model for data.task = 'generate'."
+        )
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -70,9 +70,13 @@ def curve_markdown(curve: list[dict[str, Any]]) -> str:
     longest = max((r["valid"] for r in rows if r["valid"] is not None), default=0.0)
     lines = ["| epoch | train loss | valid loss | |", "|---:|---:|---:|:---|"]
     for row in rows:
-        bar = "█" * round(24 * row["valid"] / longest) if longest and row["valid"] is not None else ""
+        bar = (
+            "█" * round(24 * row["valid"] / longest) if longest and row["valid"] is not None else ""
+        )
         best = " kept" if row["best"] else ""
-        lines.append(f"| {row['epoch']} | {_loss(row['train'])} | {_loss(row['valid'])} | {bar}{best} |")
+        lines.append(
+            f"| {row['epoch']} | {_loss(row['train'])} | {_loss(row['valid'])} | {bar}{best} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -84,7 +88,9 @@ def epochs(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
         train = [p["train_loss"] for p in points if _finite(p["train_loss"])]
         valid = [p["valid_loss"] for p in points if _finite(p["valid_loss"])]
         row = {"epoch": epoch, "step": points[-1]["step"], "best": False}
-        rows.append(row | {"train": fmean(train) if train else None, "valid": valid[-1] if valid else None})
+        rows.append(
+            row | {"train": fmean(train) if train else None, "valid": valid[-1] if valid else None}
+        )
     judged = [r for r in rows if r["valid"] is not None]
     if judged:
         min(judged, key=lambda r: r["valid"])["best"] = True
@@ -136,7 +142,12 @@ def heat_map(labels: list[str], matrix: list[list[int]]) -> dict[str, Any]:
     Of many labels, the MOST_LABELS with most test rows are drawn.
     """
     mistakes = sorted(
-        ((n, labels[i], labels[j]) for i, row in enumerate(matrix) for j, n in enumerate(row) if n and i != j),
+        (
+            (n, labels[i], labels[j])
+            for i, row in enumerate(matrix)
+            for j, n in enumerate(row)
+            if n and i != j
+        ),
         reverse=True,
     )
     order = sorted(range(len(labels)), key=lambda i: -sum(matrix[i]))[:MOST_LABELS]
@@ -149,7 +160,16 @@ def heat_map(labels: list[str], matrix: list[list[int]]) -> dict[str, Any]:
             if n := matrix[i][j]:
                 words = f"{labels[i]} answered as {labels[j]}: {n} of {sum(matrix[i])}"
                 shade = 0.12 + 0.88 * n / sum(matrix[i])
-                cells.append({"x": x, "y": y, "n": n, "right": i == j, "shade": round(shade, 3), "words": words})
+                cells.append(
+                    {
+                        "x": x,
+                        "y": y,
+                        "n": n,
+                        "right": i == j,
+                        "shade": round(shade, 3),
+                        "words": words,
+                    }
+                )
     return {
         "names": names,
         "all": len(labels),
@@ -173,7 +193,11 @@ def _read(run: Path, name: str, optional: bool = False) -> Any:
 def _environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).parent)
     env = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     env.filters |= {"figure": _figure, "percent": _percent, "loss": _loss, "repr": repr}
     env.filters |= {"metric": lambda name: METRICS.get(name, name), "link": _link}

@@ -66,14 +66,21 @@ def ask(
 
 
 def targets_of(
-    rows: Sequence[dict[str, Any]], data: Data, labels: list[str], tokenizer: PreTrainedTokenizerBase
+    rows: Sequence[dict[str, Any]],
+    data: Data,
+    labels: list[str],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[list[int]]:
     """The right answers of each row, in the order in which backends answer."""
     return [e.targets for e in render(rows, data, labels, tokenizer).examples]
 
 
 def score(
-    answers: Answers, targets: list[list[int]], rows: Sequence[dict[str, Any]], task: str, labels: list[str]
+    answers: Answers,
+    targets: list[list[int]],
+    rows: Sequence[dict[str, Any]],
+    task: str,
+    labels: list[str],
 ) -> dict[str, Any]:
     """`{"metric", "value", "second": {"name", "value"}}`; all 0-1 but the loss, which has no bound."""
     truth = np.array([t for row in targets for t in row])
@@ -92,7 +99,11 @@ def score(
         value = _loss(answers.logits, truth)
         right = [r["messages"][-1]["content"] for r in rows[: len(answers.replies)]]
         second = ("chrf", CHRF().corpus_score(answers.replies, [right]).score / 100)
-    return {"metric": METRICS[task], "value": float(value), "second": dict(name=second[0], value=float(second[1]))}
+    return {
+        "metric": METRICS[task],
+        "value": float(value),
+        "second": dict(name=second[0], value=float(second[1])),
+    }
 
 
 def _loss(logits: np.ndarray, truth: np.ndarray) -> float:
@@ -133,4 +144,3 @@ def confusion(logits: np.ndarray, targets: list[list[int]], labels: list[str]) -
     truth = [t for row in targets for t in row]
     matrix = confusion_matrix(truth, logits.argmax(1), labels=range(len(labels)))
     return {"labels": labels, "matrix": matrix.tolist()}
-

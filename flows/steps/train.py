@@ -116,7 +116,13 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         state.step += 1
         done = epoch * per_epoch + state.step
-        point = {"step": done, "epoch": epoch + 1, "train_loss": loss.item(), "valid_loss": None, "learning_rate": rate}
+        point = {
+            "step": done,
+            "epoch": epoch + 1,
+            "train_loss": loss.item(),
+            "valid_loss": None,
+            "learning_rate": rate,
+        }
         state.curve.append(point)
         ended = state.step == per_epoch
         if ended:
@@ -132,7 +138,9 @@ def fit(
     return state.curve
 
 
-def _steps(train: list[Example], tune: Tune, state: State) -> Iterator[tuple[int, int, list[Example]]]:
+def _steps(
+    train: list[Example], tune: Tune, state: State
+) -> Iterator[tuple[int, int, list[Example]]]:
     """The batches still to come, with epoch and step; ends early when `state.stopped`."""
     first = state.step
     for epoch in range(state.epoch, tune.epochs):

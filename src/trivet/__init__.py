@@ -21,4 +21,6 @@ def workspace() -> Path:
     for folder in (here, *here.parents):
         if (folder / "data.dvc").exists():
             return folder
-    raise UserError(f"{here} lies in no Trivet workspace (no data.dvc upwards): change to your clone.")
+    raise UserError(
+        f"{here} lies in no Trivet workspace (no data.dvc upwards): change to your clone."
+    )

@@ -1,0 +1,214 @@
+"""The whole way, once, with the real weights: real servers, a scheduled run, its skip, its refusal.
+
+The tests of this file tell one story and run in order. The budget is small (62 labelled rows, one
+epoch), so the figures are poor; what is tested is that the chain holds.
+Run: .venv/bin/pytest tests/test_flow.py
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+from conftest import fresh_workspace
+
+RECIPE = """
+name = "small"
+[data]
+source = "home"
+prompt = "Command: {text}. Intent:"
+rows = 62
+pool = 62
+test = 60
+[tune]
+epochs = 1
+rank = 4
+[fpga]
+enabled = true
+bins = 64
+hidden = [8]
+epochs = 4
+[gates]
+onnx_int8_points = 20.0
+student_points = 100.0
+fixed_points = 100.0
+"""
+
+
+class Workspace:
+    """A clone with its own servers, and the command line in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        ports = [_free_port(), _free_port()]
+        drop = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "PREFECT_HOME")
+        self.env = {k: v for k, v in os.environ.items() if k not in drop}
+        self.env |= {"TRIVET_PREFECT_PORT": str(ports[0]), "TRIVET_MLFLOW_PORT": str(ports[1])}
+        self.api = f"http://127.0.0.1:{ports[0]}/api"
+
+    def trivet(self, *words: str, code: int = 0) -> str:
+        trivet = Path(sys.executable).with_name("trivet")
+        done = subprocess.run(
+            [trivet, *words],
+            cwd=self.root,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def ask(self, path: str, **body: object) -> list[dict]:
+        import urllib.request
+
+        request = urllib.request.Request(
+            f"{self.api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def flow_run(self, run_id: str) -> dict:
+        return self.ask("flow_runs/filter", flow_runs={"id": {"any_": [run_id]}})[0]
+
+    def task_states(self, run_id: str) -> dict[str, str]:
+        tasks = self.ask("task_runs/filter", task_runs={"flow_run_id": {"any_": [run_id]}})
+        return {t["name"].rsplit("-", 1)[0]: t["state_name"] for t in tasks}
+
+    def fire(self) -> dict:
+        """Schedule a run one second ahead and see it to its end."""
+        run_id = self.trivet("schedule", "small.toml", "--in", "1").split()[-1]
+        limit = time.monotonic() + 900
+        while (found := self.flow_run(run_id))["state_type"] not in (
+            "COMPLETED",
+            "FAILED",
+            "CRASHED",
+        ):
+            assert time.monotonic() < limit, found
+            time.sleep(1)
+        return found
+
+    @property
+    def run(self) -> Path:
+        (found,) = (self.root / "runs").iterdir()
+        return found
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory):
+    workspace = Workspace(fresh_workspace(tmp_path_factory.mktemp("flow") / "workspace"))
+    (workspace.root / "small.toml").write_text(RECIPE)
+    workspace.trivet("up")
+    yield workspace
+    workspace.trivet("down")
+
+
+def test_a_scheduled_run_fires_and_is_proven(at: Workspace) -> None:
+    found = at.fire()
+    assert found["state_name"] == "Completed", found["state"]["message"]
+    assert found["name"] == at.run.name and at.run.name.startswith("small-")
+    states = at.task_states(found["id"])
+    assert len(states) >= 15 and set(states.values()) == {"Completed"}, states
+
+    parity = json.loads((at.run / "parity.json").read_text())
+    hops = {hop["backend"]: hop for hop in parity["hops"]}
+    assert parity["promoted"] and parity["refused"] == []
+    assert list(hops) == [
+        "adapter", "merged", "onnx-fp32", "onnx-int8", "student-float", "student-fixed", "hls-csim",
+    ]  # fmt: skip
+    assert all(hop["rows"] == 60 and hop["ms_per_row"] > 0 for hop in hops.values())
+    assert hops["hls-csim"]["exact"] and hops["hls-csim"]["max_abs_diff"] == 0
+    assert hops["merged"]["agreement"] >= 0.999 and hops["merged"]["before"] == "adapter"
+    assert hops["onnx-int8"]["max_abs_diff"] > 0
+    assert 0 < parity["baseline"]["value"] < 1
+    chip = json.loads((at.run / "fpga.json").read_text())
+    assert chip["random_equal"] == chip["random_vectors"] == 20_000
+    page = (at.run / "report.html").read_text()
+    assert at.run.name in page and "hls-csim" in page
+    for part in (
+        "adapter/adapter_model.safetensors",
+        "merged/chat_template.jinja",
+        "onnx/tokenizer.json",
+        "hls",
+    ):
+        assert (at.run / part).exists()
+
+
+def test_the_next_one_finds_nothing_changed(at: Workspace) -> None:
+    before = (at.run / "parity.json").stat().st_mtime_ns
+    found = at.fire()
+    assert found["state_name"] == "Completed"
+    states = at.task_states(found["id"])
+    assert set(states.values()) == {"Cached"} and len(states) >= 15, states
+    assert (at.run / "parity.json").stat().st_mtime_ns == before
+    assert "cached" in at.trivet("run", "small.toml")
+
+
+def test_the_chain_back_from_the_champion(at: Workspace) -> None:
+    (chain,) = json.loads(at.trivet("why", "--json"))
+    lineage = json.loads((at.run / "lineage.json").read_text())
+    assert (chain["model"], chain["version"], chain["aliases"]) == ("small", "1", ["champion"])
+    assert chain["run"] == at.run.name and chain["lineage"] == lineage["lineage"]
+    assert chain["dvc_md5"] in (at.root / "data.dvc").read_text()
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=at.root, capture_output=True, text=True)
+    assert chain["git_commit"] == head.stdout.strip()
+    assert at.flow_run(chain["flow_run_id"])["name"] == at.run.name
+    assert chain["parameters"]["tune.rank"] == "4"
+
+
+def test_a_run_answers(at: Workspace) -> None:
+    said = {}
+    for backend in ("adapter", "onnx-fp32", "student-fixed", "hls-csim"):
+        out = at.trivet(
+            "predict", "latest", "turn off the kitchen light", "--backend", backend, "--json"
+        )
+        said[backend] = json.loads(out)
+    assert said["adapter"]["label"] == said["onnx-fp32"]["label"]
+    assert said["student-fixed"]["best"] == said["hls-csim"]["best"]
+    assert "does not talk" in at.trivet("chat", "latest", code=2)
+    assert "onnx-fp32" in at.trivet("predict", "latest", "x", "--backend", "gpu", code=2)
+    assert "is not there" in at.trivet("predict", "nothing", "x", code=2)
+
+
+def test_a_damaged_export_is_refused_and_the_champion_stays(at: Workspace) -> None:
+    """The int8 model's weights are scaled where it lies; a new recipe would ship it."""
+    first = at.run
+    (folder,) = (p for p in (at.root / ".trivet" / "store").glob("onnx-*") if p.is_dir())
+    damaged = onnx.load(folder / "model.int8.onnx")
+    for tensor in damaged.graph.initializer:
+        if tensor.name.endswith("_scales"):
+            tensor.raw_data = bytes(len(tensor.raw_data))
+    (folder / "model.int8.onnx").unlink()  # the run's folder holds a link to the whole one
+    onnx.save(damaged, folder / "model.int8.onnx")
+    for score in (at.root / ".trivet" / "store").glob("score-onnx-int8-*"):
+        shutil.rmtree(score) if score.is_dir() else score.unlink()
+
+    # one unit less than the first gate: another lineage, the same artifacts
+    said = at.trivet("run", "small.toml", "gates.onnx_int8_points=19.0", code=3)
+    assert "Refused: onnx-int8" in said and "at most 19 points of accuracy below onnx-fp32" in said
+    (second,) = set((at.root / "runs").iterdir()) - {first}
+    parity = json.loads((second / "parity.json").read_text())
+    assert not parity["promoted"] and [r["backend"] for r in parity["refused"]] == ["onnx-int8"]
+    (chain,) = json.loads(at.trivet("why", "--json"))
+    assert (chain["version"], chain["run"]) == ("1", first.name)
+    (flow,) = at.ask("flow_runs/filter", flow_runs={"name": {"any_": [second.name]}})
+    assert flow["state_type"] == "FAILED" and "onnx-int8" in flow["state"]["message"]
+
+    compared = json.loads(at.trivet("compare", first.name, second.name, "--json"))
+    assert compared["recipe"] == {"gates.onnx_int8_points": [20.0, 19.0]}
+    assert compared["hops"]["onnx-int8"]["passed"] == [True, False]
+    at.trivet(
+        "run", "small.toml", "gates.onnx_int8_points=19.0", code=3
+    )  # cached, and still refused
