@@ -26,6 +26,8 @@ from .quantise import Fixed, FixedStudent
 NAME = "student"
 LOG = "csim.log"
 LIBRARY = f"firmware/{NAME}-csim.so"
+WEIGHTS = "STUDENT_WEIGHTS"  # the variable that tells the library where its weights lie
+ABSOLUTE = 'WEIGHTS_DIR="\\"${BASEDIR}/firmware/weights\\""'
 STRATEGY = "Latency"  # one multiplier per weight, all in parallel
 COMPILE_SECONDS = 900
 
@@ -86,13 +88,18 @@ def _write(fixed: FixedStudent, folder: Path, part: str) -> None:
         part=part,
         io_type="io_parallel",
         hls_config=_config(fixed),
-        # weights inside the library: hls4ml would else have it read them from an absolute path
-        write_weights_txt=False,
     )
     graph.write()
     script = folder / "build_lib.sh"
-    # hls4ml stamps the library's name at random
-    script.write_text(script.read_text().replace(graph.config.get_config_value("Stamp"), "csim"))
+    words = script.read_text()
+    for old, new in (
+        (graph.config.get_config_value("Stamp"), "csim"),  # else random
+        (ABSOLUTE, f"WEIGHTS_DIR='getenv(\"{WEIGHTS}\")'"),  # else the folder could not move
+    ):
+        if old not in words:
+            raise RuntimeError(f"hls4ml wrote a build_lib.sh without {old}: another version?")
+        words = words.replace(old, new)
+    script.write_text(words)
 
 
 def _plain(fixed: FixedStudent) -> nn.Sequential:
@@ -127,7 +134,13 @@ def _config(fixed: FixedStudent) -> dict[str, Any]:
         if at < last:
             layers[f"relu_{at}"] = {"Precision": {"result": layer.output.hls}}
     return {
-        "Model": {"Precision": fixed.given.hls, "ReuseFactor": 1, "Strategy": STRATEGY},
+        "Model": {
+            "Precision": fixed.given.hls,  # a must, used by nothing: every layer has its own
+            "ReuseFactor": 1,
+            "Strategy": STRATEGY,
+            "ChannelsLastConversion": "full",  # without it hls4ml leaves the weights as torch has them
+            "TransposeOutputs": False,
+        },
         "LayerName": layers,
         "InputShape": [[fixed.sizes[0]]],
     }
@@ -168,6 +181,12 @@ class CSim:
         self._run = getattr(ctypes.CDLL(str(library)), f"{NAME}_float")
         self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
         self._run.restype = None
+        # the first call reads the weights, and keeps them
+        os.environ[WEIGHTS] = str(library.parent / "weights")
+        try:
+            self.logits(np.zeros((1, self.bins), np.uint8))
+        finally:
+            del os.environ[WEIGHTS]
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """uint8 [n, bins] to float32 [n, classes]."""
