@@ -90,6 +90,8 @@ def _write(fixed: FixedStudent, folder: Path, part: str) -> None:
         hls_config=_config(fixed),
     )
     graph.write()
+    # hls4ml's notes for itself: the torch model with its addresses, and this folder's old path
+    (folder / "hls4ml_config.yml").unlink()
     script = folder / "build_lib.sh"
     words = script.read_text()
     for old, new in (
@@ -162,7 +164,9 @@ def compile_simulation(folder: Path) -> None:
                 process.wait()
     if failure:
         lines = (folder / LOG).read_text(errors="replace").splitlines()
-        first = next((line for line in lines if "error" in line), lines[-1] if lines else "no output")
+        first = next(
+            (line for line in lines if "error" in line), lines[-1] if lines else "no output"
+        )
         raise UserError(
             f"The C simulation did not compile: {failure} ({first[:300]}). All of it is in "
             f"{folder / LOG}. Make the student smaller (fpga.hidden, fpga.bins) or free memory."

@@ -210,7 +210,9 @@ def _fix(
         integer = math.frexp(reach)[1] + 1
         total = Fixed(integer + fraction, integer)
         if total.width > 53:
-            raise ValueError(f"a sum of {total.width} bits is more than float64 can check: fewer bits")
+            raise ValueError(
+                f"a sum of {total.width} bits is more than float64 can check: fewer bits"
+            )
         output = output or Fixed(min(total.width, EXACT_FLOAT32), total.integer)
         layers.append(Layer(weight, bias, total, output))
         weights.append(w.astype(np.int32))
