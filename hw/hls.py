@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from .. import UserError
-from .quantise import Fixed, FixedStudent
+from .quantise import FixedStudent
 
 NAME = "student"
 LOG = "csim.log"
@@ -42,8 +42,8 @@ The chip runs this distilled student, not the language model that taught it.
   sums are wide enough to lose nothing.
 - `{library}` is the C simulation, compiled with g++; {log} is what the compiler said.
 
-With Vitis HLS on the path, `vitis-run --mode hls --tcl build_prj.tcl` synthesises it; `build_opt.tcl` says
-which steps. No vendor's tool was run so far: there is no figure of area, timing or power here.
+With Vitis HLS on the path, `vitis-run --mode hls --tcl build_prj.tcl` synthesises it;
+`build_opt.tcl` says which steps. No vendor's tool was run so far: there is no figure of area, timing or power here.
 """
 
 
@@ -108,7 +108,7 @@ def _plain(fixed: FixedStudent) -> nn.Sequential:
     """The quantised weights in the plain torch model that hls4ml reads."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for at, layer in enumerate(fixed.layers):
-        linear = nn.Linear(*fixed.sizes[at : at + 2], dtype=torch.float64)
+        linear = nn.Linear(fixed.sizes[at], fixed.sizes[at + 1], dtype=torch.float64)
         for name, codes, kind in (
             ("weight", fixed.weights[at], layer.weight),
             ("bias", fixed.biases[at], layer.bias),
@@ -140,7 +140,8 @@ def _config(fixed: FixedStudent) -> dict[str, Any]:
             "Precision": fixed.given.hls,  # a must, used by nothing: every layer has its own
             "ReuseFactor": 1,
             "Strategy": STRATEGY,
-            "ChannelsLastConversion": "full",  # without it hls4ml leaves the weights as torch has them
+            # without it hls4ml leaves the weights in torch's order, and the answers are wrong
+            "ChannelsLastConversion": "full",
             "TransposeOutputs": False,
         },
         "LayerName": layers,
@@ -164,9 +165,7 @@ def compile_simulation(folder: Path) -> None:
                 process.wait()
     if failure:
         lines = (folder / LOG).read_text(errors="replace").splitlines()
-        first = next(
-            (line for line in lines if "error" in line), lines[-1] if lines else "no output"
-        )
+        first = next((line for line in lines if "error" in line), "no error in its log")
         raise UserError(
             f"The C simulation did not compile: {failure} ({first[:300]}). All of it is in "
             f"{folder / LOG}. Make the student smaller (fpga.hidden, fpga.bins) or free memory."

@@ -72,14 +72,11 @@ def test_one_changed_weight_is_seen(fixed: FixedStudent, folder: Path, tmp_path:
 def test_the_project_is_the_same_each_time(
     fixed: FixedStudent, folder: Path, tmp_path: Path
 ) -> None:
-    hls._write(fixed, tmp_path / "hls", PART)
-    written = [
-        p.relative_to(tmp_path / "hls") for p in (tmp_path / "hls").rglob("*") if p.is_file()
-    ]
+    again = tmp_path / "hls"
+    hls._write(fixed, again, PART)
+    written = [path.relative_to(again) for path in again.rglob("*") if path.is_file()]
     assert len(written) > 20
-    assert not [
-        p for p in written if (folder / p).read_bytes() != (tmp_path / "hls" / p).read_bytes()
-    ]
+    assert not [p for p in written if (folder / p).read_bytes() != (again / p).read_bytes()]
 
 
 def test_every_type_comes_from_the_quantiser(fixed: FixedStudent, folder: Path) -> None:
