@@ -43,7 +43,8 @@ The chip runs this distilled student, not the language model that taught it.
 - `{library}` is the C simulation, compiled with g++; {log} is what the compiler said.
 
 With Vitis HLS on the path, `vitis-run --mode hls --tcl build_prj.tcl` synthesises it;
-`build_opt.tcl` says which steps. No vendor's tool was run so far: there is no figure of area, timing or power here.
+`build_opt.tcl` says which steps. No vendor's tool was run so far: there is no figure of area,
+timing or power here.
 """
 
 
@@ -124,7 +125,7 @@ def _plain(fixed: FixedStudent) -> nn.Sequential:
 def _config(fixed: FixedStudent) -> dict[str, Any]:
     """hls4ml's configuration with a type for everything it could choose one for."""
     last = len(fixed.layers) - 1
-    layers: dict[str, Any] = {"student_input": {"Precision": {"result": fixed.given.hls}}}
+    layers: dict[str, Any] = {"input_1": {"Precision": {"result": fixed.given.hls}}}
     for at, layer in enumerate(fixed.layers):
         result = layer.output if at == last else layer.total
         types = {"weight": layer.weight, "bias": layer.bias, "accum": layer.total, "result": result}
@@ -137,7 +138,7 @@ def _config(fixed: FixedStudent) -> dict[str, Any]:
             layers[f"relu_{at}"] = {"Precision": {"result": layer.output.hls}}
     return {
         "Model": {
-            "Precision": fixed.given.hls,  # a must, used by nothing: every layer has its own
+            "Precision": "ap_fixed<1,1>",  # a must, used by nothing: each layer has its own
             "ReuseFactor": 1,
             "Strategy": STRATEGY,
             # without it hls4ml leaves the weights in torch's order, and the answers are wrong
