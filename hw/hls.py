@@ -26,6 +26,8 @@ from .quantise import FixedStudent
 NAME = "student"
 LOG = "csim.log"
 LIBRARY = f"firmware/{NAME}-csim.so"
+WEIGHTS = "STUDENT_WEIGHTS"  # the variable that tells the library where its weights lie
+ABSOLUTE = 'WEIGHTS_DIR="\\"${BASEDIR}/firmware/weights\\""'
 STRATEGY = "Latency"  # one multiplier per weight, all in parallel
 COMPILE_SECONDS = 900
 
@@ -40,8 +42,9 @@ The chip runs this distilled student, not the language model that taught it.
   sums are wide enough to lose nothing.
 - `{library}` is the C simulation, compiled with g++; {log} is what the compiler said.
 
-With Vitis HLS on the path, `vitis-run --mode hls --tcl build_prj.tcl` synthesises it; `build_opt.tcl` says
-which steps. No vendor's tool was run so far: there is no figure of area, timing or power here.
+With Vitis HLS on the path, `vitis-run --mode hls --tcl build_prj.tcl` synthesises it;
+`build_opt.tcl` says which steps. No vendor's tool was run so far: there is no figure of area,
+timing or power here.
 """
 
 
@@ -86,20 +89,27 @@ def _write(fixed: FixedStudent, folder: Path, part: str) -> None:
         part=part,
         io_type="io_parallel",
         hls_config=_config(fixed),
-        # weights inside the library: hls4ml would else have it read them from an absolute path
-        write_weights_txt=False,
     )
     graph.write()
+    # hls4ml's notes for itself: the torch model with its addresses, and this folder's old path
+    (folder / "hls4ml_config.yml").unlink()
     script = folder / "build_lib.sh"
-    # hls4ml stamps the library's name at random
-    script.write_text(script.read_text().replace(graph.config.get_config_value("Stamp"), "csim"))
+    words = script.read_text()
+    for old, new in (
+        (graph.config.get_config_value("Stamp"), "csim"),  # else random
+        (ABSOLUTE, f"WEIGHTS_DIR='getenv(\"{WEIGHTS}\")'"),  # else the folder could not move
+    ):
+        if old not in words:
+            raise RuntimeError(f"hls4ml wrote a build_lib.sh without {old}: another version?")
+        words = words.replace(old, new)
+    script.write_text(words)
 
 
 def _plain(fixed: FixedStudent) -> nn.Sequential:
     """The quantised weights in the plain torch model that hls4ml reads."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for at, layer in enumerate(fixed.layers):
-        linear = nn.Linear(*fixed.sizes[at : at + 2], dtype=torch.float64)
+        linear = nn.Linear(fixed.sizes[at], fixed.sizes[at + 1], dtype=torch.float64)
         for name, codes, kind in (
             ("weight", fixed.weights[at], layer.weight),
             ("bias", fixed.biases[at], layer.bias),
@@ -115,7 +125,7 @@ def _plain(fixed: FixedStudent) -> nn.Sequential:
 def _config(fixed: FixedStudent) -> dict[str, Any]:
     """hls4ml's configuration with a type for everything it could choose one for."""
     last = len(fixed.layers) - 1
-    layers: dict[str, Any] = {"student_input": {"Precision": {"result": fixed.given.hls}}}
+    layers: dict[str, Any] = {"input_1": {"Precision": {"result": fixed.given.hls}}}
     for at, layer in enumerate(fixed.layers):
         result = layer.output if at == last else layer.total
         types = {"weight": layer.weight, "bias": layer.bias, "accum": layer.total, "result": result}
@@ -127,7 +137,14 @@ def _config(fixed: FixedStudent) -> dict[str, Any]:
         if at < last:
             layers[f"relu_{at}"] = {"Precision": {"result": layer.output.hls}}
     return {
-        "Model": {"Precision": fixed.given.hls, "ReuseFactor": 1, "Strategy": STRATEGY},
+        "Model": {
+            "Precision": "ap_fixed<1,1>",  # a must, used by nothing: each layer has its own
+            "ReuseFactor": 1,
+            "Strategy": STRATEGY,
+            # without it hls4ml leaves the weights in torch's order, and the answers are wrong
+            "ChannelsLastConversion": "full",
+            "TransposeOutputs": False,
+        },
         "LayerName": layers,
         "InputShape": [[fixed.sizes[0]]],
     }
@@ -149,9 +166,7 @@ def compile_simulation(folder: Path) -> None:
                 process.wait()
     if failure:
         lines = (folder / LOG).read_text(errors="replace").splitlines()
-        first = next(
-            (line for line in lines if "error" in line), lines[-1] if lines else "no output"
-        )
+        first = next((line for line in lines if "error" in line), "no error in its log")
         raise UserError(
             f"The C simulation did not compile: {failure} ({first[:300]}). All of it is in "
             f"{folder / LOG}. Make the student smaller (fpga.hidden, fpga.bins) or free memory."
@@ -170,6 +185,12 @@ class CSim:
         self._run = getattr(ctypes.CDLL(str(library)), f"{NAME}_float")
         self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
         self._run.restype = None
+        # the first call reads the weights, and keeps them
+        os.environ[WEIGHTS] = str(library.parent / "weights")
+        try:
+            self.logits(np.zeros((1, self.bins), np.uint8))
+        finally:
+            del os.environ[WEIGHTS]
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """uint8 [n, bins] to float32 [n, classes]."""

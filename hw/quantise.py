@@ -96,7 +96,7 @@ class FixedStudent:
         return [self.weights[0].shape[1], *(len(bias) for bias in self.biases)]
 
     def logits(self, x: np.ndarray) -> np.ndarray:
-        """uint8 [n, bins] to float32 [n, classes], exactly the chip's. Counts above CAP saturate."""
+        """uint8 [n, bins] to float32 [n, classes], exactly the chip's. Counts end at CAP."""
         return self._run(x)[0].astype(np.float32)
 
     def table(self, x: np.ndarray) -> list[dict[str, Any]]:
@@ -163,7 +163,7 @@ def quantise(
 
     def imitate(counts: Tensor) -> Tensor:
         values = counts
-        for linear, (weight, bias, output) in zip(tuned.linears, types, strict=True):
+        for linear, (weight, bias, output) in zip(tuned.layers, types, strict=True):
             values = torch.nn.functional.linear(
                 values, weight.imitate(linear.weight), bias.imitate(linear.bias)
             )
@@ -179,10 +179,10 @@ def quantise(
 def _types(
     student: Student, x: np.ndarray, given: Fixed, weight_bits: int, activation_bits: int
 ) -> list[tuple[Fixed, Fixed, Fixed | None]]:
-    """Weight, bias and (but for the logits, which are sized by `_fix`) output type of each layer."""
-    types = []
+    """Weight, bias and output type of each layer; no output type for the logits: see `_fix`."""
+    types: list[tuple[Fixed, Fixed, Fixed | None]] = []
     values, source = torch.from_numpy(x).float(), given
-    for linear in student.linears:
+    for linear in student.layers:
         weight = Fixed.holding(linear.weight.abs().max().item(), weight_bits)
         finest = source.fraction + weight.fraction  # a bias finer than the products buys nothing
         bias = Fixed.holding(linear.bias.abs().max().item(), weight_bits)
@@ -200,7 +200,7 @@ def _fix(
     """Round the weights for good and size the sums, so that nothing in between can be lost."""
     layers, weights, biases = [], [], []
     source = given
-    for linear, (weight, bias, output) in zip(student.linears, types, strict=True):
+    for linear, (weight, bias, output) in zip(student.layers, types, strict=True):
         w = weight.round(linear.weight.detach().double().numpy())[0]
         b = bias.round(linear.bias.detach().double().numpy())[0]
         fraction = source.fraction + weight.fraction  # of a product; no bias is finer
@@ -210,9 +210,7 @@ def _fix(
         integer = math.frexp(reach)[1] + 1
         total = Fixed(integer + fraction, integer)
         if total.width > 53:
-            raise ValueError(
-                f"a sum of {total.width} bits is more than float64 can check: fewer bits"
-            )
+            raise ValueError(f"a sum of {total.width} bits is more than float64 holds: use fewer")
         output = output or Fixed(min(total.width, EXACT_FLOAT32), total.integer)
         layers.append(Layer(weight, bias, total, output))
         weights.append(w.astype(np.int32))

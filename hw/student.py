@@ -48,6 +48,10 @@ class Student(nn.Module):
         self.sizes = [bins, *hidden, classes]
         self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(self.sizes))
 
+    @property
+    def layers(self) -> list[nn.Linear]:
+        return [linear for linear in self.linears if isinstance(linear, nn.Linear)]
+
     def forward(self, x: Tensor) -> Tensor:
         for linear in self.linears[:-1]:
             x = torch.relu(linear(x))
@@ -101,7 +105,7 @@ def fit(
     learning_rate: float,
     on_epoch: Callable[[int, float], None],
 ) -> None:
-    """Cross-entropy against soft targets; AdamW with cosine decay. The same seed, the same weights."""
+    """Cross-entropy against soft targets, AdamW, cosine decay. The same seed, the same weights."""
     counts, wanted = torch.from_numpy(x).float(), torch.from_numpy(targets).float()
     order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, foreach=True)

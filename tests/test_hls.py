@@ -1,0 +1,119 @@
+"""The C simulation equals the fixed-point student bit for bit, and a difference is seen.
+
+Run: .venv/bin/pytest tests/test_hls.py
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trivet import UserError
+from trivet.hw import hls
+from trivet.hw.quantise import FixedStudent, quantise
+from trivet.hw.student import distil
+
+torch.set_num_threads(1)
+PART = "xcku5p-ffvb676-2-e"
+X = hls.random_rows(20_000, 64, 3, seed=0)
+
+
+@pytest.fixture(scope="module")
+def fixed() -> FixedStudent:
+    """64 → 16 → 8 → 5. It learnt on sparse rows, so that dense ones saturate."""
+    sparse = X[X.sum(1) < 20]
+    targets = np.eye(5)[sparse[:, :5].argmax(1)]
+    student = distil(sparse, targets, [16, 8], 3, 0)
+    return quantise(student, sparse, targets, 6, 8, 2, 0)
+
+
+@pytest.fixture(scope="module")
+def folder(fixed: FixedStudent, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built in one place and moved to another, as the step store does."""
+    made = tmp_path_factory.mktemp("made") / "hls"
+    hls.build(fixed, made, PART)
+    return Path(shutil.move(made, tmp_path_factory.mktemp("moved") / "hls"))
+
+
+def test_logits_are_equal_bit_for_bit(fixed: FixedStudent, folder: Path) -> None:
+    table = fixed.table(X)
+    assert table[0]["saturated"] and table[1]["saturated"]  # so saturation is compared too
+    wanted = fixed.logits(X)
+    assert len(np.unique(wanted, axis=0)) > 10_000
+    assert np.array_equal(hls.CSim(folder).logits(X), wanted)
+
+
+def test_another_process_needs_only_the_folder(fixed: FixedStudent, folder: Path) -> None:
+    script = (
+        "import sys, numpy as np; from pathlib import Path; from trivet.hw.hls import CSim; "
+        "np.save(sys.argv[2], CSim(Path(sys.argv[1])).logits(np.load(sys.argv[3]))); "
+        "assert 'hls4ml' not in sys.modules"
+    )
+    np.save(folder / "x.npy", X[:50])
+    words = ["hls", "y.npy", "hls/x.npy"]
+    subprocess.run([sys.executable, "-c", script, *words], cwd=folder.parent, check=True)
+    assert np.array_equal(np.load(folder.parent / "y.npy"), fixed.logits(X[:50]))
+
+
+def test_one_changed_weight_is_seen(fixed: FixedStudent, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "hls")
+    file = tmp_path / "hls" / "firmware" / "weights" / "w2.txt"
+    first, rest = file.read_text().split(",", 1)
+    step = 2.0 ** -fixed.layers[0].weight.fraction
+    file.write_text(f"{float(first) + (step if float(first) < 0 else -step)},{rest}")
+    assert not np.array_equal(hls.CSim(tmp_path / "hls").logits(X), fixed.logits(X))
+
+
+def test_the_project_is_the_same_each_time(
+    fixed: FixedStudent, folder: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "hls"
+    hls._write(fixed, again, PART)
+    written = [path.relative_to(again) for path in again.rglob("*") if path.is_file()]
+    assert len(written) > 20
+    assert not [p for p in written if (folder / p).read_bytes() != (again / p).read_bytes()]
+
+
+def test_every_type_comes_from_the_quantiser(fixed: FixedStudent, folder: Path) -> None:
+    defines = (folder / "firmware" / "defines.h").read_text()
+    assert "typedef ap_ufixed<2,2,AP_RND,AP_SAT,0> input_t;" in defines
+    for at, layer in enumerate(fixed.layers):
+        for name in ("weight", "bias"):
+            kind = getattr(layer, name).hls[:-1] + ",0>"
+            assert f"typedef {kind} dense_{at}_{name}_t;" in defines
+    assert "language model" in (folder / "README.md").read_text()
+
+
+def test_without_a_compiler_the_error_names_it(
+    fixed: FixedStudent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"g\+\+ was not found"):
+        hls.build(fixed, tmp_path / "hls", PART)
+    assert not os.path.exists(tmp_path / "hls")
+
+
+def test_a_compiler_that_fails_is_quoted(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "hls")
+    (tmp_path / "hls" / "firmware" / "student.cpp").write_text("this is no C++\n")
+    with pytest.raises(UserError, match=r"did not compile.*csim\.log"):
+        hls.compile_simulation(tmp_path / "hls")
+
+
+def test_a_folder_without_a_library_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is missing"):
+        hls.CSim(tmp_path)
+
+
+def test_random_rows_hold_the_edges_and_stay_in_range() -> None:
+    assert X.shape == (20_000, 64) and X.dtype == np.uint8 and X.max() == 3
+    assert not X[0].any() and (X[1] == 3).all() and np.array_equal(X[2:66], np.eye(64) * 3)
+    filled = (X[66:] > 0).mean(1)
+    assert filled.min() < 0.1 and filled.max() > 0.7
+    assert np.array_equal(X, hls.random_rows(20_000, 64, 3, 0))
+    assert hls.random_rows(3, 64, 3, 0).shape == (3, 64)
