@@ -233,6 +233,13 @@ def test_optional_files_may_be_absent(tmp_path: Path) -> None:
     assert "What the chip runs" not in text
 
 
+def test_the_hls_command_stands_where_the_script_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (run / "hls" / "project").mkdir(parents=True)
+    (run / "hls" / "project" / "build_prj.tcl").touch()
+    assert f"cd runs/{run.name}/hls/project && vitis_hls -f build_prj.tcl" in words_of(page_of(run))
+
+
 def test_a_failed_page_leaves_the_old_one(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     page = page_of(run)
