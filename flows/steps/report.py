@@ -190,7 +190,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     env.filters |= {"figure": _figure, "percent": _percent, "loss": _loss, "repr": repr}
-    env.filters |= {"metric": lambda name: METRICS.get(name, name), "link": _link}
+    env.filters |= {"metric": _metric, "link": _link}
     return env
 
 
@@ -206,6 +206,10 @@ def _hls_folder(run: Path) -> str:
     """Where in the run the HLS tool's build script lies."""
     script = next(iter(sorted((run / "hls").rglob("build_prj.tcl"))), run / "hls" / "build_prj.tcl")
     return script.parent.relative_to(run).as_posix()
+
+
+def _metric(name: str) -> str:
+    return METRICS.get(name, name)
 
 
 def _figure(value: float, metric: str) -> str:
