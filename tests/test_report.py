@@ -25,14 +25,8 @@ LABELS = [
     *("HassIncreaseTimer", "HassLawnMowerDock", "HassLightSet", "HassListAddItem"),
     *("HassListCompleteItem", "HassMediaNext", "HassMediaPause", "HassMediaPlayerMute"),
     *("HassMediaSearchAndPlay", "HassMediaUnpause", "HassNevermind", "HassPauseTimer"),
-    *(
-        "HassSetPosition",
-        "HassSetVolume",
-        "HassStartTimer",
-        "HassTimerStatus",
-        "HassTurnOff",
-        "HassTurnOn",
-    ),
+    *("HassSetPosition", "HassSetVolume", "HassStartTimer", "HassTimerStatus"),
+    *("HassTurnOff", "HassTurnOn"),
     EVIL,
 ]
 METRIC = {
@@ -53,18 +47,11 @@ def make_run(folder: Path, task: str = "classify", damaged: str = "", wins: bool
     )
     rng = np.random.default_rng(0)
     truth = rng.integers(0, len(LABELS), ROWS)
-    logits = np.eye(len(LABELS), dtype=np.float32)[truth] * 4 + rng.normal(
-        size=(ROWS, len(LABELS))
-    ).astype("f4")
+    noise = rng.normal(size=(ROWS, len(LABELS))).astype(np.float32)
+    logits = np.eye(len(LABELS), dtype=np.float32)[truth] * 4 + noise
     scored: list[parity.Scored] = []
-    drift = {
-        "adapter": 0.0,
-        "merged": 1e-6,
-        "onnx-fp32": 1e-6,
-        "onnx-int8": 0.05,
-        "student-float": 0.3,
-        "student-fixed": 0.1,
-    }
+    drift = {"merged": 1e-6, "onnx-fp32": 1e-6, "onnx-int8": 0.05}
+    drift |= {"student-float": 0.3, "student-fixed": 0.1}
     for name in backends.backends_of(recipe):
         noise = rng.normal(size=logits.shape).astype(np.float32)
         if name == "student-float":
@@ -83,7 +70,7 @@ def make_run(folder: Path, task: str = "classify", damaged: str = "", wins: bool
         scored.append(parity.Scored(name, score, folder / f"{name}.npy"))
     baseline = None
     if task == "classify":
-        value = scored[0].score["value"] - 0.07 if wins else scored[0].score["value"]
+        value = scored[0].score["value"] - (0.07 if wins else 0)
         baseline = {
             "name": "tf-idf + logistic regression",
             "value": value,
@@ -106,13 +93,13 @@ def make_run(folder: Path, task: str = "classify", damaged: str = "", wins: bool
         np.add.at(matrix, (truth, scored[1].read().argmax(1)), 1)
         save("confusion", {"labels": LABELS, "matrix": matrix.tolist()})
         layers = [
-            {
-                "layer": f"dense_{i}",
-                "weight": "ap_fixed<6,1>",
-                "bias": "ap_fixed<6,1>",
+            {"layer": f"dense_{i}", "weight": "ap_fixed<6,1>", "bias": "ap_fixed<6,0>"}
+            | {
                 "output": "ap_ufixed<8,3>",
+                "range": [0.0, 7.97],
+                "saturated": i,
+                "values": ROWS * 32,
             }
-            | {"range": [0.0, 7.97], "saturated": i, "values": ROWS * 32}
             for i in range(3)
         ]
         save(
@@ -143,18 +130,12 @@ def card(task: str) -> dict[str, Any]:
         "kind": "voice commands",
         "md5": "c3a0b0e3d5d1f0a9e8b7c6d5e4f3a2b1.dir",
         "rows": {"train": 150, "valid": 100, "test": ROWS, "pool": 4000},
-        "labels": {}
-        if task == "generate"
-        else {label: 8 + 11 * i % 300 for i, label in enumerate(LABELS)},
+        "labels": {} if task == "generate" else {x: 8 + 11 * i for i, x in enumerate(LABELS)},
         "duplicates_removed": 17,
         "duplicates_with_another_label": 3,
         "tokens": {"median": 13, "max": 41},
         "truncated": 0,
-        "origin": {
-            "package": "home-assistant-intents",
-            "version": "2026.10.27",
-            "sha256": "256eb1e4" * 8,
-        },
+        "origin": {"package": "home-assistant-intents", "sha256": "256eb1e4" * 8},
         "licence": "Apache-2.0",
     }
 
@@ -211,13 +192,10 @@ def test_the_page_is_whole_and_holds_every_number(tmp_path: Path, task: str) -> 
 
 def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path))
-    assert not re.search(
-        r"<(script|link|img|iframe|object|embed|base)\b|@import|url\(|\bsrc=|\bon\w+=", page, re.I
-    )
+    fetching = r"<(script|link|img|iframe|object|embed|base)\b|@import|url\(|\bsrc=|\bon\w+="
+    assert not re.search(fetching, page, re.I)
     links = re.findall(r'https?://[^"<\s]*', page)
-    assert links == [
-        "http://127.0.0.1:4200/runs/flow-run/0192f0c2"
-    ]  # a link to follow, not a resource
+    assert links == ["http://127.0.0.1:4200/runs/flow-run/0192f0c2"]  # to follow, not to fetch
     assert page.count("href=") == 1  # the javascript: address is not one
 
 
@@ -255,6 +233,13 @@ def test_optional_files_may_be_absent(tmp_path: Path) -> None:
     assert "What the chip runs" not in text
 
 
+def test_the_hls_command_stands_where_the_script_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (run / "hls" / "project").mkdir(parents=True)
+    (run / "hls" / "project" / "build_prj.tcl").touch()
+    assert f"cd runs/{run.name}/hls/project && vitis_hls -f build_prj.tcl" in words_of(page_of(run))
+
+
 def test_a_failed_page_leaves_the_old_one(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     page = page_of(run)
@@ -280,16 +265,8 @@ def test_curve_in_markdown() -> None:
     "points",
     [
         [],
-        [
-            {
-                "step": 1,
-                "epoch": 1,
-                "train_loss": float("nan"),
-                "valid_loss": None,
-                "learning_rate": 0.0,
-            }
-        ],
-        [{"step": 1, "epoch": 1, "train_loss": 0.0, "valid_loss": 0.0, "learning_rate": 0.0}],
+        [{"step": 1, "epoch": 1, "train_loss": float("nan"), "valid_loss": None}],
+        [{"step": 1, "epoch": 1, "train_loss": 0.0, "valid_loss": 0.0}],
     ],
 )
 def test_odd_curves_still_make_a_page(tmp_path: Path, points: list[dict[str, Any]]) -> None:
@@ -349,7 +326,9 @@ def test_the_snippets_run_and_agree(
         (run / name).mkdir()
     export.merge(run / "adapter", run / "merged")
     export.onnx_fp32(run / "merged", run / "onnx")
-    export.onnx_int8(run / "onnx")
+    table = json.loads((run / "parity.json").read_text())
+    table["hops"] = [hop for hop in table["hops"] if hop["backend"] != "onnx-int8"]
+    (run / "parity.json").write_text(json.dumps(table))  # without int8 all answers are equal
 
     snippets = re.findall(r'<code class="python">(.*?)</code>', page_of(run), re.S)
     monkeypatch.chdir(tmp_path)
@@ -359,9 +338,8 @@ def test_the_snippets_run_and_agree(
         exec(compile(html.unescape(snippet), "snippet", "exec"), {})
         said.append(capsys.readouterr().out)
     assert len(said) == 3
-    assert said[0] == said[1]  # int8 may differ, but it must answer
-    assert all(said)
+    assert len(set(said)) == 1
     if task == "classify":
-        assert all(line.strip() in labels for line in said)
+        assert said[0].strip() in labels
     elif task == "tag":
-        assert all(line.count("(") == 5 for line in said)
+        assert said[0].count("(") == 1 + "turn off the kitchen light".count(" ")

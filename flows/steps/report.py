@@ -70,27 +70,28 @@ def curve_markdown(curve: list[dict[str, Any]]) -> str:
     longest = max((r["valid"] for r in rows if r["valid"] is not None), default=0.0)
     lines = ["| epoch | train loss | valid loss | |", "|---:|---:|---:|:---|"]
     for row in rows:
-        bar = (
-            "█" * round(24 * row["valid"] / longest) if longest and row["valid"] is not None else ""
-        )
-        best = " kept" if row["best"] else ""
-        lines.append(
-            f"| {row['epoch']} | {_loss(row['train'])} | {_loss(row['valid'])} | {bar}{best} |"
-        )
+        bar = "█" * round(24 * (row["valid"] or 0) / longest) if longest else ""
+        if row["best"]:
+            bar += " kept"
+        losses = f"{_loss(row['train'])} | {_loss(row['valid'])}"
+        lines.append(f"| {row['epoch']} | {losses} | {bar} |")
     return "\n".join(lines) + "\n"
 
 
 def epochs(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`[{"epoch", "train": mean, "valid": last or None, "best": bool}]`; non-finite losses are None."""
+    """`[{"epoch", "step": its last, "train": mean, "valid": loss at its end, "best": bool}]`.
+
+    A loss that is not finite counts as missing, and what is missing is None.
+    """
     rows = []
     for epoch in sorted({p["epoch"] for p in curve}):
         points = [p for p in curve if p["epoch"] == epoch]
         train = [p["train_loss"] for p in points if _finite(p["train_loss"])]
         valid = [p["valid_loss"] for p in points if _finite(p["valid_loss"])]
         row = {"epoch": epoch, "step": points[-1]["step"], "best": False}
-        rows.append(
-            row | {"train": fmean(train) if train else None, "valid": valid[-1] if valid else None}
-        )
+        row["train"] = fmean(train) if train else None
+        row["valid"] = valid[-1] if valid else None
+        rows.append(row)
     judged = [r for r in rows if r["valid"] is not None]
     if judged:
         min(judged, key=lambda r: r["valid"])["best"] = True
@@ -98,7 +99,7 @@ def epochs(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def drawing(curve: list[dict[str, Any]]) -> dict[str, Any]:
-    """The loss curve in SVG units: paths, dots, ticks. Empty paths where there is nothing to draw."""
+    """The loss curve in SVG units: paths, dots, ticks. A path is "" where there is none."""
     train = [(p["step"], p["train_loss"]) for p in curve if _finite(p["train_loss"])]
     rows = epochs(curve)
     valid = [(r["step"], r["valid"], r["best"], r["epoch"]) for r in rows if r["valid"] is not None]
@@ -141,35 +142,25 @@ def heat_map(labels: list[str], matrix: list[list[int]]) -> dict[str, Any]:
 
     Of many labels, the MOST_LABELS with most test rows are drawn.
     """
-    mistakes = sorted(
-        (
-            (n, labels[i], labels[j])
-            for i, row in enumerate(matrix)
-            for j, n in enumerate(row)
-            if n and i != j
-        ),
-        reverse=True,
-    )
+    counts = [(n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if n]
+    wrong = sorted((n, labels[i], labels[j]) for n, i, j in counts if i != j)[::-1]
     order = sorted(range(len(labels)), key=lambda i: -sum(matrix[i]))[:MOST_LABELS]
     shown = sorted(order)
     names = [labels[i] if len(labels[i]) <= 28 else labels[i][:27] + "…" for i in shown]
     left = 16 + LETTER * max(map(len, names))
-    cells = []
-    for y, i in enumerate(shown):
-        for x, j in enumerate(shown):
-            if n := matrix[i][j]:
-                words = f"{labels[i]} answered as {labels[j]}: {n} of {sum(matrix[i])}"
-                shade = 0.12 + 0.88 * n / sum(matrix[i])
-                cells.append(
-                    {
-                        "x": x,
-                        "y": y,
-                        "n": n,
-                        "right": i == j,
-                        "shade": round(shade, 3),
-                        "words": words,
-                    }
-                )
+    place = {i: at for at, i in enumerate(shown)}
+    cells = [
+        {
+            "x": place[j],
+            "y": place[i],
+            "n": n,
+            "right": i == j,
+            "shade": round(0.12 + 0.88 * n / sum(matrix[i]), 3),  # a single mistake must be seen
+            "words": f"{labels[i]} answered as {labels[j]}: {n} of {sum(matrix[i])}",
+        }
+        for n, i, j in counts
+        if i in place and j in place
+    ]
     return {
         "names": names,
         "all": len(labels),
@@ -177,8 +168,8 @@ def heat_map(labels: list[str], matrix: list[list[int]]) -> dict[str, Any]:
         "left": round(left),
         "cell": CELL,
         "overhang": round(0.5 * left),
-        "mistakes": mistakes[:5],
-        "wrong": sum(n for n, _, _ in mistakes),
+        "mistakes": wrong[:5],
+        "wrong": sum(n for n, _, _ in wrong),
         "rows": sum(map(sum, matrix)),
     }
 
@@ -191,16 +182,15 @@ def _read(run: Path, name: str, optional: bool = False) -> Any:
 
 
 def _environment() -> Environment:
-    loader = FileSystemLoader(Path(__file__).parent)
     env = Environment(
-        loader=loader,
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     env.filters |= {"figure": _figure, "percent": _percent, "loss": _loss, "repr": repr}
-    env.filters |= {"metric": lambda name: METRICS.get(name, name), "link": _link}
+    env.filters |= {"metric": _metric, "link": _link}
     return env
 
 
@@ -216,6 +206,10 @@ def _hls_folder(run: Path) -> str:
     """Where in the run the HLS tool's build script lies."""
     script = next(iter(sorted((run / "hls").rglob("build_prj.tcl"))), run / "hls" / "build_prj.tcl")
     return script.parent.relative_to(run).as_posix()
+
+
+def _metric(name: str) -> str:
+    return METRICS.get(name, name)
 
 
 def _figure(value: float, metric: str) -> str:
