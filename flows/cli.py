@@ -173,7 +173,7 @@ def start(
     prefect_port: Annotated[int | None, typer.Option(help="Prefect's port [default: 4200]")] = None,
     mlflow_port: Annotated[int | None, typer.Option(help="MLflow's port [default: 5000]")] = None,
 ) -> None:
-    """Start the local Prefect server, MLflow server and worker; scheduled runs fire while they are up.
+    """Start the local Prefect and MLflow servers and a worker; while they are up, schedules fire.
 
     Example: trivet up --prefect-port 4201
     """
@@ -182,7 +182,7 @@ def start(
     os.environ.update(servers.environment())
     up.deploy(root, servers)
     out.print(
-        f"Prefect  {servers.prefect_url}\nMLflow   {servers.mlflow_url}\nStop them with: trivet down"
+        f"Prefect  {servers.prefect_url}\nMLflow   {servers.mlflow_url}\nStop     trivet down"
     )
 
 
@@ -221,10 +221,10 @@ def schedule(
     root, servers = workspace(), _connect()
     up.deploy(root, servers)
     if remove:
-        up.unschedule(servers, recipe)
+        up.unschedule(root, servers, recipe)
         out.print(f"{recipe} is no longer scheduled.")
     elif after is not None:
-        out.print(f"Flow run {up.run_later(servers, recipe, overrides or [], after)}")
+        out.print(f"Flow run {up.run_later(root, servers, recipe, overrides or [], after)}")
     elif cron:
         up.schedule(root, servers, recipe, overrides or [], cron)
         out.print(f"{recipe} runs at '{cron}'. See {servers.prefect_url}/deployments")
@@ -267,7 +267,7 @@ def _ask() -> str:
 def main() -> None:
     """Entry point: errors that the user can mend become one paragraph and exit code 2."""
     warnings.simplefilter("ignore")  # libraries' notes to developers
-    # Idle threads sleep instead of spinning: beside other work, spinning ones made tuning 8x slower.
+    # Waiting threads sleep instead of spinning, which starves them on a machine that is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
@@ -277,7 +277,8 @@ def main() -> None:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _fail(
-            f"No disk space left ({e.filename or 'while writing'}): free some and run the same command again."
+            f"No disk space left ({e.filename or 'while writing'}): free some, then run the same "
+            "command again."
         )
 
 

@@ -56,7 +56,7 @@ def gpu() -> AbstractContextManager[None]:
 
 
 # Cache keys are paths: a record is a file among what the task made, found again from any clone.
-step = partial(
+step: Any = partial(
     task,
     persist_result=True,
     result_storage=Path("/"),

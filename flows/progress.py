@@ -4,7 +4,8 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from rich.console import Console
@@ -17,7 +18,7 @@ console = Console(stderr=True, highlight=False)
 def progress(subject: str) -> Iterator[Callable[[float], None]]:
     """Gives a function that takes the share of the work done, 0-1. The UI hears it each 2 s."""
     key = re.sub(r"[^a-z0-9]+", "-", subject.lower()).strip("-")
-    artifact = create_progress_artifact(progress=0.0, key=key, description=subject)
+    artifact = cast(UUID, create_progress_artifact(progress=0.0, key=key, description=subject))
     told = time.monotonic()
     columns = (
         TextColumn("  {task.description}"),

@@ -172,7 +172,8 @@ def _explain(error: Any) -> str:
         section: Any = Recipe
         for part in error["loc"][:-1]:
             section = section.model_fields[part].annotation
-        return f"unknown key {key} (value {error['input']!r}); known: {', '.join(section.model_fields)}"
+        known = ", ".join(section.model_fields)
+        return f"unknown key {key} (value {error['input']!r}); known: {known}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     if error["type"] == "missing":

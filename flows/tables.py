@@ -51,7 +51,8 @@ def parity(out: Console, table: dict[str, Any]) -> None:
         out.print("[bold green]Promoted:[/] every gate held.")
     for refused in table["refused"]:
         out.print(
-            f"[bold red]Refused:[/] {refused['backend']}: {refused['measured']}; gate: {refused['gate']}."
+            f"[bold red]Refused:[/] {refused['backend']}: {refused['measured']}; "
+            f"gate: {refused['gate']}."
         )
 
 
@@ -81,7 +82,8 @@ def check(out: Console, found: Any, card: dict[str, Any]) -> None:
     lines = {
         "source": f"{card['source']} ({card.get('kind', 'shipped')})",
         "labels": str(len(found.labels)) if found.labels else "none: replies are generated",
-        "tokens": f"median {found.tokens['median']:g}, longest {found.tokens['max']}; {found.truncated} rows cut",
+        "tokens": f"median {found.tokens['median']:g}, longest {found.tokens['max']}",
+        "cut": f"{found.truncated} rows, at data.max_length",
         "duplicates": f"{card['duplicates_removed']} removed",
         "adapter": f"{targets}: {found.coverage.trainable:,} trainable weights ({share:.2%})",
     }
@@ -96,7 +98,8 @@ def check(out: Console, found: Any, card: dict[str, Any]) -> None:
 
 
 def comparison(first: Path, second: Path) -> dict[str, Any]:
-    """`{"runs", "recipe": {key: [a, b]}, "hops": {backend: {figure: [a, b]}}}`, differences only."""
+    """`{"runs", "recipe": {key: [a, b]}, "hops": {backend: {figure: [a, b]}}}`; of recipes, where
+    they differ."""
     recipes = [dict(_flat(json.loads((f / "recipe.json").read_text()))) for f in (first, second)]
     hops = [
         {h["backend"]: h for h in json.loads((f / "parity.json").read_text())["hops"]}
@@ -128,7 +131,8 @@ def compare(out: Console, found: dict[str, Any]) -> None:
 def chain(out: Console, found: dict[str, Any]) -> None:
     """A model's chain, one link a line."""
     out.print(
-        f"[bold]{found['model']}[/] version {found['version']} ({', '.join(found['aliases']) or 'no alias'})"
+        f"[bold]{found['model']}[/] version {found['version']} "
+        f"({', '.join(found['aliases']) or 'no alias'})"
     )
     commit = (
         f"{found['git_commit']}{' + uncommitted changes' if found['git_dirty'] == 'true' else ''}"

@@ -24,7 +24,7 @@ def base() -> Path:
 
 @pytest.fixture(scope="session")
 def small_base(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first two layers of the same real weights: a base that is quick, with the real tokenizer."""
+    """The first two layers of the same real weights, with the real tokenizer: a quick base."""
     folder = tmp_path_factory.mktemp("base") / "two-layers"
     config = AutoConfig.from_pretrained(base, num_hidden_layers=2)
     AutoModelForCausalLM.from_pretrained(base, config=config).save_pretrained(folder)

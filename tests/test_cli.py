@@ -40,8 +40,7 @@ BAD_FILES = {
     "empty": (b"", "empty"),
     "one class": (b"text,label\na,x\nb,x\nc,x\nd,x\n", "each row has the label 'x'"),
     "only in test": (
-        b"text,label,split\n" + b"".join(b"t%d,%s,train\nv%d,%s,valid\n" % (i, c, i, c) for i, c in enumerate((b"a", b"b")))
-        + b"z,strange,test\n",
+        b"text,label,split\nt,a,train\nu,b,train\nv,a,valid\nw,b,valid\nz,strange,test\n",
         "strange",
     ),
     "not UTF-8": (b"text,label\ncaf\xe9,x\n", "UTF-8"),

@@ -40,15 +40,15 @@ def phi3(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         **{
             k: getattr(old, k)
             for k in (
-                "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "bos_token_id", "eos_token_id",
-            )
+                "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+                "num_key_value_heads max_position_embeddings rms_norm_eps bos_token_id eos_token_id"
+            ).split()
         },
         pad_token_id=old.eos_token_id,
         tie_word_embeddings=True,
         sliding_window=None,
         rope_parameters={"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 1.0},
-    )  # fmt: skip
+    )
     weights = llama.state_dict()
     for layer in range(old.num_hidden_layers):
         at = f"model.layers.{layer}."

@@ -45,7 +45,7 @@ def predict(run: Path, text: str, backend: str) -> dict[str, Any]:
 
 
 def chatting(run: Path, backend: str) -> Callable[[list[dict[str, str]]], str]:
-    """A function from a conversation to the next reply. Raises UserError unless the run generates."""
+    """A function from a conversation to the next reply. UserError unless the run generates."""
     model, card = opened(run, backend)
     if card.data.task != "generate":
         raise UserError(

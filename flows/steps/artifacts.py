@@ -43,10 +43,10 @@ def adapter(
         if recipe.tune.label_names and task != "generate":
             base.start_head(whole, tokenizer, labels)
         adapted = base.adapt(whole, recipe.tune, task)
-        examples = [
+        learn, judge = (
             render(rows[s], recipe.data, labels, tokenizer).examples for s in ("train", "valid")
-        ]
-        curve = train.fit(adapted, *examples, recipe.tune, folder, on_step)
+        )
+        curve = train.fit(adapted, learn, judge, recipe.tune, folder, on_step)
         tokenizer.save_pretrained(folder / "best")
         Card(recipe.data, recipe.model, labels).write(folder / "best")
         (folder / "curve.json").write_text(json.dumps(curve, indent=1) + "\n")
@@ -114,7 +114,7 @@ def scored(run: Run, name: str, tell: Tell = silent) -> Scored:
 
 
 def chip(run: Run, table: dict[str, Any]) -> dict[str, Any]:
-    """What the report says of the FPGA leg: the student's figures, and where the design is equal."""
+    """What the report says of the FPGA leg: the student, and where the design is equal to it."""
     found = json.loads((run.path("student") / "fpga.json").read_text())
     hop = next(h for h in table["hops"] if h["backend"] == "hls-csim")
     vectors = json.loads((run.path("score-hls-csim") / "score.json").read_text())["random"]

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import onnxruntime
@@ -131,7 +131,7 @@ def batch_of(
     examples: Sequence[Example], model: nn.Module | None = None, pad: int | None = None
 ) -> Batch:
     if model is not None:
-        pad = model.config.pad_token_id
+        pad = cast(Any, model).config.pad_token_id
     length = max(len(e.ids) for e in examples)
     ids = torch.full((len(examples), length), pad or 0, dtype=torch.int64)
     mask = torch.zeros_like(ids)
@@ -173,7 +173,7 @@ class TokenBackend:
             if token == self.tokenizer.eos_token_id:
                 break
             ids = [*ids, token]
-        return self.tokenizer.decode(ids[start:], skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(ids[start:], skip_special_tokens=True)).strip()
 
     def _logits(self, batch: Batch) -> np.ndarray:
         raise NotImplementedError
@@ -193,7 +193,7 @@ class TorchBackend(TokenBackend):
     @torch.inference_mode()
     def reply(self, messages: list[dict[str, str]], tokens: int = 64) -> str:
         ids = torch.tensor([prompt_ids(messages, self.tokenizer)], device=device_of(self.model))
-        out = self.model.generate(
+        out = cast(Any, self.model).generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=tokens,
@@ -201,7 +201,7 @@ class TorchBackend(TokenBackend):
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
-        return self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 
 
 class OnnxBackend(TokenBackend):

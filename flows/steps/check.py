@@ -42,8 +42,8 @@ def machine(recipe: Recipe, root: Path) -> None:
     """Raise UserError where a tool or the disk space for the run is missing."""
     if recipe.fpga.enabled and not shutil.which("g++"):
         raise UserError(
-            "fpga.enabled = true, but g++ is not on the PATH: it compiles the C simulation. Install "
-            "g++ (Debian, Ubuntu: apt-get install g++), or set fpga.enabled = false."
+            "fpga.enabled = true, but g++ is not on the PATH: it compiles the C simulation. "
+            "Install g++ (Debian, Ubuntu: apt-get install g++), or set fpga.enabled = false."
         )
     folder = base.base_folder(recipe.model)
     need = COPIES * sum(f.stat().st_size for f in folder.glob("*.safetensors"))
@@ -51,8 +51,8 @@ def machine(recipe: Recipe, root: Path) -> None:
     if free < need:
         raise UserError(
             f"No disk space: {root} has {free / 1e9:.1f} GB free, and a run with model.base = "
-            f"'{recipe.model.base}' writes about {need / 1e9:.1f} GB (merged, ONNX, tracked copies). "
-            "Free some, or remove old folders in runs/ and .trivet/store/."
+            f"'{recipe.model.base}' writes about {need / 1e9:.1f} GB (merged, ONNX, tracked "
+            "copies). Free some, or remove old folders in runs/ and .trivet/store/."
         )
 
 
@@ -89,4 +89,4 @@ def _marked(
     """Tokens as text; marked where loss is taken: the answered position, or the reply's tokens."""
     shift = 1 if task == "generate" else 0
     carries = {p + shift for p in example.positions}
-    return [(tokenizer.decode([token]), i in carries) for i, token in enumerate(example.ids)]
+    return [(str(tokenizer.decode([token])), i in carries) for i, token in enumerate(example.ids)]

@@ -113,15 +113,18 @@ def _judge(hop: dict[str, Any], entry: Scored, gates: Gates) -> tuple[str, str, 
     if name == "hls-csim":
         vectors = entry.score["random"]
         words = f"logits equal to {hop['before']} on every row and every random vector"
-        said = f"largest difference {hop['max_abs_diff']:g}, {vectors['equal']} of {vectors['rows']} vectors equal"
+        equal = f"{vectors['equal']} of {vectors['rows']} vectors equal"
+        said = f"largest difference {hop['max_abs_diff']:g}, {equal}"
         return words, said, hop["exact"]
     most = {
         "onnx-int8": gates.onnx_int8_points,
         "student-float": gates.student_points,
         "student-fixed": gates.fixed_points,
     }[name]
-    lost = -worse * hop["delta"] * 100
-    words = f"at most {most:g} points of {hop['metric']} below {hop['before']}"
+    lost = 0.0 - worse * hop["delta"] * 100  # 0.0 -: no "-0.00"
+    words = (
+        f"at most {most:g} point{'' if most == 1 else 's'} of {hop['metric']} below {hop['before']}"
+    )
     # 1e-9: the gate is a decimal number, the difference of two ratios is not
     return words, f"{lost:.2f} points lost", lost <= most + 1e-9
 

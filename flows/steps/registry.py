@@ -172,13 +172,13 @@ def why(model: str) -> dict[str, Any]:
             version = client.get_model_version(name, number)
         else:
             version = client.get_model_version_by_alias(name, alias if at else CHAMPION)
-        found = client.get_run(version.run_id)
+        found = client.get_run(str(version.run_id))
     except MlflowException:
         known = ", ".join(m.name for m in client.search_registered_models()) or "none yet"
         raise UserError(
             f"No registered model '{model}'. Registered: {known}. Try `trivet why NAME`."
         ) from None
-    tags, data = found.data.tags, found.inputs.dataset_inputs
+    tags, data = found.data.tags, found.inputs.dataset_inputs if found.inputs else []
     return {
         "model": name,
         "version": str(version.version),

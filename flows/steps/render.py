@@ -63,7 +63,8 @@ def _classify(
         keep = data.max_length - (len(ids) - len(offsets)) - 1
         if keep < 1:
             raise UserError(
-                f"data.max_length = {data.max_length} leaves no room for a row beside data.prompt: raise it."
+                f"data.max_length = {data.max_length} leaves no room for a row beside data.prompt: "
+                "raise it."
             )
         ids = tokenizer(data.prompt.replace("{text}", text[: offsets[keep - 1][1]]))["input_ids"]
     if ids[-1] == tokenizer.pad_token_id:

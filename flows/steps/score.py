@@ -82,7 +82,7 @@ def score(
     task: str,
     labels: list[str],
 ) -> dict[str, Any]:
-    """`{"metric", "value", "second": {"name", "value"}}`; all 0-1 but the loss, which has no bound."""
+    """`{"metric", "value", "second": {"name", "value"}}`; 0-1, but the loss has no bound."""
     truth = np.array([t for row in targets for t in row])
     guess = answers.logits.argmax(1)
     if task == "classify":

@@ -156,7 +156,7 @@ def _judge(state: State, value: float, patience: int, model: PeftModel, folder: 
     """Keep the adapter when it is the best so far; stop after `patience` epochs without one."""
     if value < state.best:
         state.best, state.stale = value, 0
-        model.save_pretrained(folder / "best")
+        model.save_pretrained(str(folder / "best"))
     else:
         state.stale += 1
         state.stopped = state.stale >= patience
