@@ -39,10 +39,18 @@ def phi3(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = Phi3Config(
         **{
             k: getattr(old, k)
-            for k in (
-                "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
-                "num_key_value_heads max_position_embeddings rms_norm_eps bos_token_id eos_token_id"
-            ).split()
+            for k in [
+                "vocab_size",
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "max_position_embeddings",
+                "rms_norm_eps",
+                "bos_token_id",
+                "eos_token_id",
+            ]
         },
         pad_token_id=old.eos_token_id,
         tie_word_embeddings=True,
