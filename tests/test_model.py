@@ -30,6 +30,19 @@ PHI3_MINI = Phi3Config(
     sliding_window=2047,
 )
 
+COPIED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "bos_token_id",
+    "eos_token_id",
+)
+
 
 @pytest.fixture(scope="module")
 def phi3(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,21 +50,7 @@ def phi3(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     llama = AutoModelForCausalLM.from_pretrained(small_base)
     old = llama.config
     config = Phi3Config(
-        **{
-            k: getattr(old, k)
-            for k in [
-                "vocab_size",
-                "hidden_size",
-                "intermediate_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "num_key_value_heads",
-                "max_position_embeddings",
-                "rms_norm_eps",
-                "bos_token_id",
-                "eos_token_id",
-            ]
-        },
+        **{k: getattr(old, k) for k in COPIED},
         pad_token_id=old.eos_token_id,
         tie_word_embeddings=True,
         sliding_window=None,
