@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 from collections import OrderedDict
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def build(fixed: FixedStudent, folder: Path, part: str) -> None:
             "install it (Debian: apt install g++) or set fpga.enabled = false."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    _write(fixed, folder, part)
+    with (folder / "hls4ml.log").open("w") as log, redirect_stdout(log):  # it prints its topology
+        _write(fixed, folder, part)
     sizes = fixed.sizes
     (folder / "design.json").write_text(
         json.dumps({"part": part, "sizes": sizes, "strategy": STRATEGY}) + "\n"

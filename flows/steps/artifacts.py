@@ -119,6 +119,7 @@ def chip(run: Run, table: dict[str, Any]) -> dict[str, Any]:
     hop = next(h for h in table["hops"] if h["backend"] == "hls-csim")
     vectors = json.loads((run.path("score-hls-csim") / "score.json").read_text())["random"]
     return found | {
+        "strategy": json.loads((run.path("hls") / "design.json").read_text())["strategy"],
         "random_vectors": vectors["rows"],
         "random_equal": vectors["equal"],
         "test_rows": hop["rows"],
