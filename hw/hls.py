@@ -14,6 +14,7 @@ import signal
 import subprocess
 from collections import OrderedDict
 from contextlib import redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ LOG = "csim.log"
 LIBRARY = f"firmware/{NAME}-csim.so"
 WEIGHTS = "STUDENT_WEIGHTS"  # the variable that tells the library where its weights lie
 ABSOLUTE = 'WEIGHTS_DIR="\\"${BASEDIR}/firmware/weights\\""'
-STRATEGY = "Latency"  # one multiplier per weight, all in parallel
+UNROLLED = 4096  # weights of a layer: hls4ml's Vitis project partitions no larger array
+MULTIPLIERS = 1024  # of a layer above that, which then takes its products in turns
 COMPILE_SECONDS = 900
 
 README = """# The distilled student as an FPGA design
@@ -64,7 +66,10 @@ def build(fixed: FixedStudent, folder: Path, part: str) -> None:
         _write(fixed, folder, part)
     sizes = fixed.sizes
     (folder / "design.json").write_text(
-        json.dumps({"part": part, "sizes": sizes, "strategy": STRATEGY}) + "\n"
+        json.dumps(
+            {"part": part, "sizes": sizes, "layers": [parallel(i, o) for i, o in pairwise(sizes)]}
+        )
+        + "\n"
     )
     (folder / "README.md").write_text(
         README.format(
@@ -124,6 +129,15 @@ def _plain(fixed: FixedStudent) -> nn.Sequential:
     return nn.Sequential(modules).eval()
 
 
+def parallel(inputs: int, outputs: int) -> dict[str, Any]:
+    """All products of a layer at once where Vitis can hold them so, else in as few turns as fit."""
+    if inputs * outputs <= UNROLLED:
+        return {"Strategy": "Latency", "ReuseFactor": 1}
+    turns = [n for n in range(1, inputs + 1) if inputs % n == 0]
+    fitting = [n for n in turns if inputs * outputs // n <= MULTIPLIERS]
+    return {"Strategy": "Resource", "ReuseFactor": min(fitting, default=inputs)}
+
+
 def _config(fixed: FixedStudent) -> dict[str, Any]:
     """hls4ml's configuration with a type for everything it could choose one for."""
     last = len(fixed.layers) - 1
@@ -133,8 +147,7 @@ def _config(fixed: FixedStudent) -> dict[str, Any]:
         types = {"weight": layer.weight, "bias": layer.bias, "accum": layer.total, "result": result}
         layers[f"dense_{at}"] = {
             "Precision": {name: kind.hls for name, kind in types.items()},
-            "Strategy": STRATEGY,
-            "ReuseFactor": 1,
+            **parallel(*fixed.sizes[at : at + 2]),
         }
         if at < last:
             layers[f"relu_{at}"] = {"Precision": {"result": layer.output.hls}}
@@ -142,7 +155,7 @@ def _config(fixed: FixedStudent) -> dict[str, Any]:
         "Model": {
             "Precision": "ap_fixed<1,1>",  # a must, used by nothing: each layer has its own
             "ReuseFactor": 1,
-            "Strategy": STRATEGY,
+            "Strategy": "Latency",
             # without it hls4ml leaves the weights in torch's order, and the answers are wrong
             "ChannelsLastConversion": "full",
             "TransposeOutputs": False,

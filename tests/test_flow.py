@@ -78,7 +78,13 @@ class Workspace:
         return self.ask("flow_runs/filter", flow_runs={"id": {"any_": [run_id]}})[0]
 
     def task_states(self, run_id: str) -> dict[str, str]:
-        tasks = self.ask("task_runs/filter", task_runs={"flow_run_id": {"any_": [run_id]}})
+        """Each task's name and final state; the server hears of the last ones seconds later."""
+        limit = time.monotonic() + 60
+        while True:
+            tasks = self.ask("task_runs/filter", task_runs={"flow_run_id": {"any_": [run_id]}})
+            if all(t["state_type"] == "COMPLETED" for t in tasks) or time.monotonic() > limit:
+                break
+            time.sleep(1)
         return {t["name"].rsplit("-", 1)[0]: t["state_name"] for t in tasks}
 
     def fire(self) -> dict:

@@ -117,9 +117,12 @@ def chip(run: Run, table: dict[str, Any]) -> dict[str, Any]:
     """What the report says of the FPGA leg: the student, and where the design is equal to it."""
     found = json.loads((run.path("student") / "fpga.json").read_text())
     hop = next(h for h in table["hops"] if h["backend"] == "hls-csim")
+    design = json.loads((run.path("hls") / "design.json").read_text())
     vectors = json.loads((run.path("score-hls-csim") / "score.json").read_text())["random"]
     return found | {
-        "strategy": json.loads((run.path("hls") / "design.json").read_text())["strategy"],
+        "strategy": ", ".join(
+            f"{layer['Strategy']} (reuse {layer['ReuseFactor']})" for layer in design["layers"]
+        ),
         "random_vectors": vectors["rows"],
         "random_equal": vectors["equal"],
         "test_rows": hop["rows"],
