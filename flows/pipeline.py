@@ -10,7 +10,8 @@ A task whose lineage key is unchanged is cached. Its record lies beside what it 
 deleting a folder also forgets it.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,16 @@ def about(step: str) -> Any:
     return lambda _, inputs: f"{inputs['run'].folder}/.record/{step}"
 
 
-def gpu() -> AbstractContextManager[None]:
-    """One run at a time on the GPU. The lease is short, so a killed holder does not block long."""
-    return (
-        concurrency("gpu", occupy=1, lease_duration=60)
-        if torch.cuda.is_available()
-        else nullcontext()
-    )
+@contextmanager
+def gpu() -> Iterator[None]:
+    """One run at a time on the GPU, where there is one."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name("gpu", 1)
+    with concurrency("gpu", occupy=1, lease_duration=60):  # a killed holder blocks for that long
+        yield
 
 
 # Cache keys are paths: a record is a file among what the task made, found again from any clone.
