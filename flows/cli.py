@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from .. import UserError, workspace
+from . import schedule as scheduling
 from . import tables, up
 from .recipe import load
 
@@ -180,7 +181,7 @@ def start(
     root = workspace()
     servers = up.up(root, prefect_port, mlflow_port)
     os.environ.update(servers.environment())
-    up.deploy(root, servers)
+    scheduling.deploy(root, servers)
     out.print(
         f"Prefect  {servers.prefect_url}\nMLflow   {servers.mlflow_url}\nStop     trivet down"
     )
@@ -219,14 +220,14 @@ def schedule(
     """
     load(recipe, overrides)
     root, servers = workspace(), _connect()
-    up.deploy(root, servers)
+    scheduling.deploy(root, servers)
     if remove:
-        up.unschedule(root, servers, recipe)
+        scheduling.unschedule(root, servers, recipe)
         out.print(f"{recipe} is no longer scheduled.")
     elif after is not None:
-        out.print(f"Flow run {up.run_later(root, servers, recipe, overrides or [], after)}")
+        out.print(f"Flow run {scheduling.run_later(root, servers, recipe, overrides or [], after)}")
     elif cron:
-        up.schedule(root, servers, recipe, overrides or [], cron)
+        scheduling.schedule(root, servers, recipe, overrides or [], cron)
         out.print(f"{recipe} runs at '{cron}'. See {servers.prefect_url}/deployments")
     else:
         raise UserError('Say when: --cron "0 2 * * *", or --in 60 for once.')

@@ -23,8 +23,10 @@ import pytest
 import yaml
 
 from trivet import UserError
+from trivet.flows import schedule as scheduling
 from trivet.flows import up as module
-from trivet.flows.up import Servers, connect, down, run_later, schedule, schedules, status, up
+from trivet.flows.schedule import run_later, schedule, schedules
+from trivet.flows.up import Servers, connect, down, status, up
 
 ROOT = Path(__file__).parents[1]
 FLOW = """
@@ -98,14 +100,14 @@ def test_started_twice_is_started_once(root: Path, servers: Servers) -> None:
 
 
 def test_what_the_servers_say_to_the_browser(servers: Servers) -> None:
-    ui = json.loads(module._answers(f"{servers.prefect_url}/ui-settings") or "{}")
+    ui = json.loads(module.answers(f"{servers.prefect_url}/ui-settings") or "{}")
     assert ui["api_url"] == servers.prefect_api
     for url in (servers.prefect_url, servers.mlflow_url):
-        assert b"<html" in (module._answers(url) or b"")
+        assert b"<html" in (module.answers(url) or b"")
 
 
 def run_state(servers: Servers, run: str) -> str:
-    answer = module._answers(f"{servers.prefect_api}/flow_runs/{run}")
+    answer = module.answers(f"{servers.prefect_api}/flow_runs/{run}")
     return json.loads(answer or "{}").get("state_type", "")
 
 
@@ -132,10 +134,10 @@ def test_schedule_replaces_its_predecessor(root: Path, servers: Servers) -> None
         "recipe": "home.toml",
         "overrides": ["tune.seed=1"],
     }
-    module.deploy(root, servers)  # deployed again, what was scheduled stays
+    scheduling.deploy(root, servers)  # deployed again, what was scheduled stays
     assert len(schedules(root, servers)) == 2
-    assert module.unschedule(root, servers, "flows/recipes/home.toml")
-    assert not module.unschedule(root, servers, "home")
+    assert scheduling.unschedule(root, servers, "flows/recipes/home.toml")
+    assert not scheduling.unschedule(root, servers, "home")
     assert [row["name"] for row in schedules(root, servers)] == ["chat"]
 
 
@@ -151,7 +153,7 @@ def test_bad_entry_point_is_named(root: Path, servers: Servers, tmp_path: Path) 
     text = (root / "prefect.yaml").read_text()
     (tmp_path / "prefect.yaml").write_text(text.replace("toy.tune", "toys.tune"))
     with pytest.raises(UserError, match="toys"):
-        module.deploy(tmp_path, servers)
+        scheduling.deploy(tmp_path, servers)
 
 
 def test_what_dies_comes_back(root: Path, servers: Servers) -> None:
@@ -200,7 +202,7 @@ def test_failed_start_says_why_and_leaves_nothing(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(UserError, match="broken on purpose"):
         up(tmp_path, free_port(), free_port())
-    assert module._ours(tmp_path / ".trivet") == []
+    assert module.ours(tmp_path / ".trivet") == []
 
 
 def test_stopping_leaves_nothing_and_lets_a_run_say_that_it_crashed(
@@ -210,7 +212,7 @@ def test_stopping_leaves_nothing_and_lets_a_run_say_that_it_crashed(
     run = run_later(root, servers, "home.toml", ["tune.seed=60"], seconds=0)
     within(60, lambda: run_state(servers, run) == "RUNNING", "the run's start")
     assert down(root) == ["prefect", "mlflow", "worker"]
-    assert module._ours(root / ".trivet") == []
+    assert module.ours(root / ".trivet") == []
     for url in (servers.prefect_url, servers.mlflow_url):
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -232,7 +234,7 @@ def test_what_a_killed_supervisor_left_is_ended(root: Path) -> None:
     state = {"ports": [1, 2], "worker": True, "supervisor": recycled, "children": child}
     (root / ".trivet" / "up.json").write_text(json.dumps(state))
     try:
-        within(10, lambda: module._ours(root / ".trivet"), "the orphan's mark")
+        within(10, lambda: module.ours(root / ".trivet"), "the orphan's mark")
         assert down(root) == [f"process {orphan.pid}"]
         assert not psutil.pid_exists(orphan.pid)
         assert stranger.poll() is None
