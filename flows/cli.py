@@ -201,7 +201,8 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(rows))
     else:
-        tables.rows(rows, out)
+        columns = ("name", "url", "pid", "healthy", "since")
+        tables.rows([{c: row[c] or "" for c in columns} for row in rows], out)
 
 
 @app.command()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from .up import Servers
 
+LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False}
 FPGA_NOTE = "The chip runs the distilled student, not the language model."
 
 
@@ -21,13 +23,16 @@ def parity(out: Console, table: dict[str, Any]) -> None:
     grid = Table(
         title=f"{table['run']} · {hops[0]['rows']} held-out rows · {table['threads']} threads",
         title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
+    grid.add_column("")
     grid.add_column("backend", no_wrap=True)
     for name in (table["metric"], second, "delta", "agree", "max diff", "ms/row"):
         grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("gate")
     for hop in hops:
         grid.add_row(
+            "" if not hop["gate"] else "[green]✓[/]" if hop["passed"] else "[red]✗[/]",
             hop["backend"],
             f"{hop['value']:.4f}",
             f"{hop['second']['value']:.4f}",
@@ -35,12 +40,11 @@ def parity(out: Console, table: dict[str, Any]) -> None:
             "equal" if hop["exact"] else _number(hop["agreement"], ".4f"),
             _number(hop["max_abs_diff"], ".2g"),
             f"{hop['ms_per_row']:.3g}",
-            "" if not hop["gate"] else "[green]held[/]" if hop["passed"] else "[red]refused[/]",
         )
     if base := table["baseline"]:
         grid.add_section()
         grid.add_row(
-            "tf-idf + logreg", f"{base['value']:.4f}", f"{base['macro_f1']:.4f}", style="dim"
+            "", "tf-idf + logreg", f"{base['value']:.4f}", f"{base['macro_f1']:.4f}", style="dim"
         )
     out.print(grid)
     if base and base["value"] >= hops[0]["value"]:
@@ -117,7 +121,7 @@ def comparison(first: Path, second: Path) -> dict[str, Any]:
 
 
 def compare(out: Console, found: dict[str, Any]) -> None:
-    grid = Table("", *found["runs"])
+    grid = Table("", *found["runs"], **LOOK)
     for key, pair in found["recipe"].items():
         grid.add_row(key, *(escape(str(v)) for v in pair))
     for name, figures in found["hops"].items():
@@ -153,7 +157,7 @@ def prediction(out: Console, found: dict[str, Any]) -> None:
     if "reply" in found:
         out.print(Text(found["reply"]))
     elif "tags" in found:
-        grid = Table("word", "tag")
+        grid = Table("word", "tag", **LOOK)
         for word, tag in found["tags"]:
             grid.add_row(escape(word), tag)
         out.print(grid)
@@ -164,7 +168,7 @@ def prediction(out: Console, found: dict[str, Any]) -> None:
 
 def rows(found: list[dict[str, Any]], out: Console) -> None:
     """Any list of like rows as a table."""
-    grid = Table(*found[0])
+    grid = Table(*found[0], **LOOK)
     for row in found:
         grid.add_row(*(escape(str(v)) for v in row.values()))
     out.print(grid)
