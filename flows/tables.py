@@ -56,7 +56,8 @@ def parity(out: Console, table: dict[str, Any]) -> None:
     for refused in table["refused"]:
         out.print(
             f"[bold red]Refused:[/] {refused['backend']}: {refused['measured']}; "
-            f"gate: {refused['gate']}."
+            f"gate: {refused['gate']}.",
+            soft_wrap=True,
         )
 
 
