@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -53,6 +54,14 @@ class Workspace:
         self.api = f"http://127.0.0.1:{ports[0]}/api"
 
     def trivet(self, *words: str, code: int = 0) -> str:
+        """What a command printed, both streams; its exit code must be `code`."""
+        done = self.start(*words, code=code)
+        return done.stdout + done.stderr
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.start(*words, "--json").stdout)
+
+    def start(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         trivet = Path(sys.executable).with_name("trivet")
         done = subprocess.run(
             [trivet, *words],
@@ -63,7 +72,7 @@ class Workspace:
             timeout=900,
         )
         assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+        return done
 
     def ask(self, path: str, **body: object) -> list[dict]:
         import urllib.request
@@ -163,7 +172,7 @@ def test_the_next_one_finds_nothing_changed(at: Workspace) -> None:
 
 
 def test_the_chain_back_from_the_champion(at: Workspace) -> None:
-    (chain,) = json.loads(at.trivet("why", "--json"))
+    (chain,) = at.json("why")
     lineage = json.loads((at.run / "lineage.json").read_text())
     assert (chain["model"], chain["version"], chain["aliases"]) == ("small", "1", ["champion"])
     assert chain["run"] == at.run.name and chain["lineage"] == lineage["lineage"]
@@ -177,10 +186,7 @@ def test_the_chain_back_from_the_champion(at: Workspace) -> None:
 def test_a_run_answers(at: Workspace) -> None:
     said = {}
     for backend in ("adapter", "onnx-fp32", "student-fixed", "hls-csim"):
-        out = at.trivet(
-            "predict", "latest", "turn off the kitchen light", "--backend", backend, "--json"
-        )
-        said[backend] = json.loads(out)
+        said[backend] = at.json("predict", "latest", "turn off the light", "--backend", backend)
     assert said["adapter"]["label"] == said["onnx-fp32"]["label"]
     assert said["student-fixed"]["best"] == said["hls-csim"]["best"]
     assert "does not talk" in at.trivet("chat", "latest", code=2)
@@ -207,12 +213,12 @@ def test_a_damaged_export_is_refused_and_the_champion_stays(at: Workspace) -> No
     (second,) = set((at.root / "runs").iterdir()) - {first}
     parity = json.loads((second / "parity.json").read_text())
     assert not parity["promoted"] and [r["backend"] for r in parity["refused"]] == ["onnx-int8"]
-    (chain,) = json.loads(at.trivet("why", "--json"))
+    (chain,) = at.json("why")
     assert (chain["version"], chain["run"]) == ("1", first.name)
     (flow,) = at.ask("flow_runs/filter", flow_runs={"name": {"any_": [second.name]}})
     assert flow["state_type"] == "FAILED" and "onnx-int8" in flow["state"]["message"]
 
-    compared = json.loads(at.trivet("compare", first.name, second.name, "--json"))
+    compared = at.json("compare", first.name, second.name)
     assert compared["recipe"] == {"gates.onnx_int8_points": [20.0, 19.0]}
     assert compared["hops"]["onnx-int8"]["passed"] == [True, False]
     at.trivet(

