@@ -9,6 +9,7 @@ does not run on the chip.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,7 @@ def answers(model: nn.Module, batch: Batch) -> torch.Tensor:
     return logits if logits.dim() == 2 else logits[batch.row, batch.position]
 
 
-class TokenBackend:
+class TokenBackend(ABC):
     """What the language-model backends share: render rows, split the answers by row."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, card: Card) -> None:
@@ -175,8 +176,9 @@ class TokenBackend:
             ids = [*ids, token]
         return str(self.tokenizer.decode(ids[start:], skip_special_tokens=True)).strip()
 
+    @abstractmethod
     def _logits(self, batch: Batch) -> np.ndarray:
-        raise NotImplementedError
+        """The answers of a batch, float [answers, classes]."""
 
 
 class TorchBackend(TokenBackend):

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...hw import hls, quantise, student
 from ..recipe import Recipe
+from . import data
 from .backends import Backend, Card
 
 RANDOM_VECTORS = 20_000
@@ -54,7 +55,7 @@ def distil(
 
     `teacher`: the tuned model's logits float32 [pool + train rows, classes], in that order.
     """
-    chip, labels = recipe.fpga, sorted({r["label"] for r in rows["train"]})
+    chip, labels = recipe.fpga, data.labels(rows["train"])
     x = student.features([r["text"] for r in (*rows["pool"], *rows["train"])], chip.bins)
     soft = np.exp(teacher - teacher.max(1, keepdims=True))
     soft /= soft.sum(1, keepdims=True)

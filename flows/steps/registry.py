@@ -146,14 +146,6 @@ def promote(run: Run, run_id: str) -> dict[str, str]:
     return {"name": name, "version": str(version.version), "alias": CHAMPION}
 
 
-def champion(name: str) -> str | None:
-    """The champion's version, None when there is none."""
-    try:
-        return str(MlflowClient().get_model_version_by_alias(name, CHAMPION).version)
-    except MlflowException:
-        return None
-
-
 def url(run_id: str) -> str:
     experiment = MlflowClient().get_run(run_id).info.experiment_id
     return f"{mlflow.get_tracking_uri()}/#/experiments/{experiment}/runs/{run_id}"
