@@ -5,6 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton: kernels run without a GPU
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer

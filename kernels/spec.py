@@ -1,0 +1,189 @@
+"""What a kernel file says of its kernels, so that no other list need be kept.
+
+A file in this folder that holds kernels ends with `OP = Op(...)`. From that alone the tests draw
+shapes and compare with float64, the compile matrix compiles for each target, the meter counts
+bytes, and the tables are printed. Adding a kernel is adding a file and its name to `MODULES`.
+
+Not covered: autotuning. A tile is chosen by target from a fixed table, so that a compiled kernel
+is the one whose registers and traffic were looked at.
+"""
+
+import importlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+# name -> (backend, architecture, threads in a warp), as Triton's GPUTarget wants it
+TARGETS: dict[str, tuple[str, int | str, int]] = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+MODULES: tuple[str, ...] = ()
+
+Tensors = tuple[torch.Tensor, ...]
+Dims = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The block sizes of one launch (constexpr name -> size), warps and pipeline stages."""
+
+    sizes: Mapping[str, int]
+    warps: int = 4
+    stages: int = 2
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One `@triton.jit` function and how it ships.
+
+    `signature`: each run-time argument's Triton type (`*bf16`, `i32`, `fp32`), in order, as the
+    compile matrix compiles it. `constants`: the constexprs besides the tile's, one mapping for each
+    variant that is compiled. `tiles`: by target; "*" for targets not named, and "interpreter" for
+    the small tile of the tests. `matmul`: must use matrix instructions. `exact`: its bytes are
+    promised equal to another implementation's, so no approximate division and no contracted FMA.
+    """
+
+    fn: Any
+    signature: Mapping[str, str]
+    tiles: Mapping[str, Tile]
+    constants: tuple[Mapping[str, Any], ...] = ({},)
+    matmul: bool = False
+    exact: bool = False
+    registers: int = 200  # at most, on sm_80 and sm_90
+
+    @property
+    def name(self) -> str:
+        return str(self.fn.__name__)
+
+    def tile(self, target: str) -> Tile:
+        return self.tiles.get(target) or self.tiles["*"]
+
+    def launch(
+        self, grid: Callable[[Mapping[str, int]], tuple[int, ...]], *args: Any, **constants: Any
+    ) -> None:
+        """Run over `grid(tile sizes)`; the tile is the present target's.
+
+        Raises RuntimeError when there is neither a GPU nor the interpreter.
+        """
+        if not INTERPRETED and not torch.cuda.is_available():
+            raise RuntimeError(
+                f"{self.name} is a GPU kernel and this machine has no GPU: use the operator, which "
+                "runs plain torch on the CPU, or set TRITON_INTERPRET=1 before the first import."
+            )
+        tile = self.tile(target())
+        observers = _observers.get()
+        for observer in observers:
+            observer.begin(self, args)
+        self.fn[grid(tile.sizes)](
+            *args,
+            **constants,
+            **tile.sizes,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            enable_fp_fusion=not self.exact,
+        )
+        for observer in observers:
+            observer.end()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call, three ways, on the same inputs; each gives the same tensors in the same order.
+
+    `ours`: launches the Triton kernels, forward and backward. `eager`: plain torch at the inputs'
+    dtype, as one writes it without this package. `truth`: the formula in float64.
+    """
+
+    ours: Callable[[], Tensors]
+    eager: Callable[[], Tensors]
+    truth: Callable[[], Tensors]
+
+
+@dataclass(frozen=True)
+class Op:
+    """`case(dims, dtype, seed)` draws inputs of the sizes `dims` on the CPU.
+
+    `dims`: for each name the sizes that tests draw from: odd, one, below and above a tile.
+    `launches`: of one `ours()`. `error`: at most this many times eager's error. An op whose outputs
+    are promised byte-equal has `error=0` and is compared with `eager`.
+    """
+
+    name: str
+    kernels: tuple[Kernel, ...]
+    case: Callable[[Dims, torch.dtype, int], Case]
+    dims: Mapping[str, tuple[int, ...]]
+    launches: int
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16)
+    error: float = 2.0
+    checks: tuple[Callable[[Dims], bool], ...] = field(default=())  # dims that make no sense
+
+
+def ops() -> list[Op]:
+    """Every kernel file's operators, in the order of MODULES."""
+    found: list[Op] = []
+    for name in MODULES:
+        module = importlib.import_module(f"..{name}", __name__)
+        found += getattr(module, "OPS", None) or [module.OP]
+    return found
+
+
+def error(got: torch.Tensor, truth: torch.Tensor) -> float:
+    """‖got − truth‖ / ‖truth‖ in float64; what cannot be represented any better counts as error.
+
+    The floor, the rounding of `truth` itself to `got`'s dtype but at least a quarter of its unit
+    roundoff, keeps a lucky eager result from being an impossible measure.
+    """
+    exact = truth.double()
+    norm = exact.norm().clamp_min(1e-300)
+    return float((got.double() - exact).norm() / norm)
+
+
+def floor(dtype: torch.dtype, truth: torch.Tensor) -> float:
+    """The least error (see `error`) that a result in `dtype` is measured against."""
+    return max(error(truth.to(dtype), truth), torch.finfo(dtype).eps / 8)
+
+
+_target: ContextVar[str | None] = ContextVar("target", default=None)
+_observers: ContextVar[tuple[Any, ...]] = ContextVar("observers", default=())
+
+
+def target() -> str:
+    """The key of the tile table: this GPU's, or the interpreter's, unless `on` says otherwise."""
+    chosen = _target.get()
+    if chosen:
+        return chosen
+    if INTERPRETED:
+        return "interpreter"
+    if torch.version.hip:
+        return "gfx942"
+    major = torch.cuda.get_device_capability()[0]
+    return {8: "sm_80", 9: "sm_90"}.get(major, "sm_100" if major >= 10 else "sm_80")
+
+
+@contextmanager
+def on(name: str) -> Iterator[None]:
+    """Launch with the tiles of target `name`, whatever runs them."""
+    token = _target.set(name)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+@contextmanager
+def observed(observer: Any) -> Iterator[Any]:
+    """Tell `observer` of every launch: `begin(kernel, args)` and `end()`."""
+    token = _observers.set((*_observers.get(), observer))
+    try:
+        yield observer
+    finally:
+        _observers.reset(token)
