@@ -25,7 +25,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import reference, spec
-from .lora_kernels import DX, FORWARD, WEIGHTS, launch_backward, launch_forward
+from .lora_kernels import (
+    DX,
+    DX_WIDE,
+    FORWARD,
+    FORWARD_WIDE,
+    WEIGHTS,
+    launch_backward,
+    launch_forward,
+)
 from .spec import Case, Dims, Op, Tensors
 from .weight import Weight
 
@@ -250,7 +258,7 @@ def case(dims: Dims, dtype: torch.dtype, seed: int) -> Case:
 
 OP = Op(
     "lora_linear",
-    (FORWARD, DX, WEIGHTS),
+    (FORWARD, FORWARD_WIDE, DX, DX_WIDE, WEIGHTS),
     case,
     dims={"M": (1, 5, 33, 64, 70), "N": (1, 31, 64, 97), "K": (1, 17, 64, 100),
           "R": (4, 16, 40, 80), "bias": (0, 1), "gain": (0, 1), "dropout": (0, 1)},

@@ -2,11 +2,15 @@
 
 Forward is one launch: the tile that multiplies by W also makes its rows of h, which costs R/BLOCK_N
 more arithmetic and spares h's way through memory between two GEMMs. Backward is two: dx (which
-leaves t behind), then dA and dB. Nothing is added atomically and each sum has one order, so repeats
-are bit-equal. The dropout mask is a function of (seed, row, column), drawn anew in each kernel.
+leaves t·s/(1 − p) behind), then dA and dB. Nothing is added atomically and each sum has one order,
+so repeats are bit-equal. The dropout mask is a function of (seed, row, column), drawn anew in each
+kernel.
 
-Not covered: above rank 64 the forward makes h in chunks of 64 and reads x again for each.
+Not covered: above rank 32 the forward makes h in chunks of 32 and reads x again for each, and dx
+reads dy again.
 """
+
+from typing import Any
 
 import torch
 import triton
@@ -37,7 +41,8 @@ def lora_forward_kernel(
     x, w, s0, s1, s2, s3, bias, a, b, gain, y, h,
     M, N, K, R, stride_x, stride_w, scale, p, seed,
     FORMAT: tl.constexpr, BLOCK: tl.constexpr, DOUBLE: tl.constexpr,
-    BIAS: tl.constexpr, GAIN: tl.constexpr, DROPOUT: tl.constexpr, RANK: tl.constexpr,
+    BIAS: tl.constexpr, GAIN: tl.constexpr, DROPOUT: tl.constexpr,
+    RANK: tl.constexpr, CHUNKED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """One [BLOCK_M, BLOCK_N] tile of y; the first column of tiles also writes h."""
@@ -51,16 +56,19 @@ def lora_forward_kernel(
     for k0 in range(0, K, BLOCK_K):
         k = (k0 + tl.arange(0, BLOCK_K))[None, :]
         xt = tl.load(x_row + k, mask=(m < M) & (k < K), other=0.0)
-        wt = weight_tile(w, s0, s1, s2, s3, n, k, N, K, stride_w, FORMAT, BLOCK, DOUBLE).to(
-            xt.dtype
-        )
+        wt = weight_tile(w, s0, s1, s2, s3, n, k, N, K, stride_w, FORMAT, BLOCK, DOUBLE)
         at = tl.load(a + r * K + k, mask=(r < R) & (k < K), other=0.0).to(xt.dtype)
-        acc = tl.dot(xt, tl.trans(wt), acc, input_precision="ieee")
+        acc = tl.dot(xt, tl.trans(wt.to(xt.dtype)), acc, input_precision="ieee")
         if DROPOUT:
             xt = tl.where(kept(seed, p, m, k, K), xt, 0.0).to(xt.dtype)
         low = tl.dot(xt, tl.trans(at), low, input_precision="ieee")
-    for r0 in range(0, R, RANK):
-        if r0 > 0:  # a chunk of the rank that did not fit beside the main product
+    low *= 1.0 / (1.0 - p)
+    c = tl.arange(0, RANK)[None, :]
+    tl.store(h + m * R + c, low.to(x.dtype.element_ty), mask=(m < M) & (c < R) & (j == 0))
+    bt = tl.load(b + n * R + c, mask=(n < N) & (c < R), other=0.0).to(x.dtype.element_ty)
+    acc = tl.dot((low * scale).to(bt.dtype), tl.trans(bt), acc, input_precision="ieee")
+    if CHUNKED:  # a rank that does not fit beside the main product: x is read again for each chunk
+        for r0 in range(RANK, R, RANK):
             low = tl.zeros((BLOCK_M, RANK), tl.float32)
             for k0 in range(0, K, BLOCK_K):
                 k = (k0 + tl.arange(0, BLOCK_K))[None, :]
@@ -69,11 +77,11 @@ def lora_forward_kernel(
                 if DROPOUT:
                     xt = tl.where(kept(seed, p, m, k, K), xt, 0.0).to(xt.dtype)
                 low = tl.dot(xt, tl.trans(at.to(xt.dtype)), low, input_precision="ieee")
-        c = r0 + tl.arange(0, RANK)[None, :]
-        ht = (low / (1.0 - p)).to(x.dtype.element_ty)
-        tl.store(h + m * R + c, ht, mask=(m < M) & (c < R) & (j == 0))
-        bt = tl.load(b + n * R + c, mask=(n < N) & (c < R), other=0.0).to(ht.dtype)
-        acc += scale * tl.dot(ht, tl.trans(bt), input_precision="ieee")
+            low *= 1.0 / (1.0 - p)
+            c = r0 + tl.arange(0, RANK)[None, :]
+            tl.store(h + m * R + c, low.to(x.dtype.element_ty), mask=(m < M) & (c < R) & (j == 0))
+            bt = tl.load(b + n * R + c, mask=(n < N) & (c < R), other=0.0).to(x.dtype.element_ty)
+            acc = tl.dot((low * scale).to(bt.dtype), tl.trans(bt), acc, input_precision="ieee")
     col = (j * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
     if GAIN:
         acc *= tl.load(gain + col, mask=col < N, other=0.0).to(tl.float32)
@@ -88,7 +96,7 @@ def lora_dx_kernel(
     dy, w, s0, s1, s2, s3, a, b, gain, dx, t,
     M, N, K, R, stride_w, scale, p, seed,
     FORMAT: tl.constexpr, BLOCK: tl.constexpr, DOUBLE: tl.constexpr,
-    GAIN: tl.constexpr, DROPOUT: tl.constexpr, RANK: tl.constexpr,
+    GAIN: tl.constexpr, DROPOUT: tl.constexpr, RANK: tl.constexpr, CHUNKED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """One [BLOCK_M, BLOCK_K] tile of dx; the first column of tiles also writes t."""
@@ -97,32 +105,54 @@ def lora_dx_kernel(
     k = (j * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
     dy_row = dy + m.to(tl.int64) * N
     acc = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
-    delta = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
-    for r0 in range(0, R, RANK):
-        c = r0 + tl.arange(0, RANK)[None, :]
-        low = tl.zeros((BLOCK_M, RANK), tl.float32)
-        for n0 in range(0, N, BLOCK_N):
-            col = (n0 + tl.arange(0, BLOCK_N))[None, :]
-            n = (n0 + tl.arange(0, BLOCK_N))[:, None]
-            dz = tl.load(dy_row + col, mask=(m < M) & (col < N), other=0.0)
-            if GAIN:
-                g = tl.load(gain + col, mask=col < N, other=0.0).to(tl.float32)
-                dz = (dz.to(tl.float32) * g).to(dz.dtype)
-            bt = tl.load(b + n * R + c, mask=(n < N) & (c < R), other=0.0).to(dz.dtype)
-            low = tl.dot(dz, bt, low, input_precision="ieee")
-            if r0 == 0:
-                wt = weight_tile(w, s0, s1, s2, s3, n, k, N, K, stride_w, FORMAT, BLOCK, DOUBLE)
-                acc = tl.dot(dz, wt.to(dz.dtype), acc, input_precision="ieee")
-        tt = low.to(dy.dtype.element_ty)
-        tl.store(t + m * R + c, tt, mask=(m < M) & (c < R) & (j == 0))
-        r = (r0 + tl.arange(0, RANK))[:, None]
-        at = tl.load(a + r * K + k, mask=(r < R) & (k < K), other=0.0).to(tt.dtype)
-        delta = tl.dot(tt, at, delta, input_precision="ieee")
-    delta *= scale / (1.0 - p)
+    low = tl.zeros((BLOCK_M, RANK), tl.float32)
+    c = tl.arange(0, RANK)[None, :]
+    for n0 in range(0, N, BLOCK_N):
+        col = (n0 + tl.arange(0, BLOCK_N))[None, :]
+        n = (n0 + tl.arange(0, BLOCK_N))[:, None]
+        dz = tl.load(dy_row + col, mask=(m < M) & (col < N), other=0.0)
+        if GAIN:
+            g = tl.load(gain + col, mask=col < N, other=0.0).to(tl.float32)
+            dz = (dz.to(tl.float32) * g).to(dz.dtype)
+        wt = weight_tile(w, s0, s1, s2, s3, n, k, N, K, stride_w, FORMAT, BLOCK, DOUBLE)
+        bt = tl.load(b + n * R + c, mask=(n < N) & (c < R), other=0.0).to(dz.dtype)
+        acc = tl.dot(dz, wt.to(dz.dtype), acc, input_precision="ieee")
+        low = tl.dot(dz, bt, low, input_precision="ieee")
+    r = tl.arange(0, RANK)[:, None]
+    at = tl.load(a + r * K + k, mask=(r < R) & (k < K), other=0.0).to(dy.dtype.element_ty)
+    low *= scale / (1.0 - p)
+    tt = low.to(at.dtype)
+    tl.store(t + m * R + c, tt, mask=(m < M) & (c < R) & (j == 0))
     if DROPOUT:
-        delta = tl.where(kept(seed, p, m, k, K), delta, 0.0)
+        delta = tl.dot(tt, at, input_precision="ieee")
+    else:
+        acc = tl.dot(tt, at, acc, input_precision="ieee")
+    if CHUNKED:
+        for r0 in range(RANK, R, RANK):
+            c = r0 + tl.arange(0, RANK)[None, :]
+            low = tl.zeros((BLOCK_M, RANK), tl.float32)
+            for n0 in range(0, N, BLOCK_N):
+                col = (n0 + tl.arange(0, BLOCK_N))[None, :]
+                n = (n0 + tl.arange(0, BLOCK_N))[:, None]
+                dz = tl.load(dy_row + col, mask=(m < M) & (col < N), other=0.0)
+                if GAIN:
+                    g = tl.load(gain + col, mask=col < N, other=0.0).to(tl.float32)
+                    dz = (dz.to(tl.float32) * g).to(dz.dtype)
+                bt = tl.load(b + n * R + c, mask=(n < N) & (c < R), other=0.0).to(dz.dtype)
+                low = tl.dot(dz, bt, low, input_precision="ieee")
+            r = r0 + tl.arange(0, RANK)[:, None]
+            at = tl.load(a + r * K + k, mask=(r < R) & (k < K), other=0.0).to(dy.dtype.element_ty)
+            low *= scale / (1.0 - p)
+            tt = low.to(at.dtype)
+            tl.store(t + m * R + c, tt, mask=(m < M) & (c < R) & (j == 0))
+            if DROPOUT:
+                delta = tl.dot(tt, at, delta, input_precision="ieee")
+            else:
+                acc = tl.dot(tt, at, acc, input_precision="ieee")
+    if DROPOUT:
+        acc += tl.where(kept(seed, p, m, k, K), delta, 0.0)
     dx_row = dx + m.to(tl.int64) * K
-    tl.store(dx_row + k, (acc + delta).to(dx.dtype.element_ty), mask=(m < M) & (k < K))
+    tl.store(dx_row + k, acc.to(dx.dtype.element_ty), mask=(m < M) & (k < K))
 
 
 @triton.jit
@@ -148,7 +178,6 @@ def lora_weights_kernel(
                 xt = tl.where(kept(seed, p, m, k, K), xt, 0.0).to(xt.dtype)
             tt = tl.load(t + m * R + r, mask=(m < M) & (r < R), other=0.0)
             acc = tl.dot(tl.trans(xt), tt, acc, input_precision="ieee")
-        acc *= scale / (1.0 - p)
         rk = da + tl.trans(r) * K + k
         tl.store(rk, tl.trans(acc).to(da.dtype.element_ty), mask=(tl.trans(r) < R) & (k < K))
     else:
@@ -175,8 +204,13 @@ def lora_weights_kernel(
 
 
 def rank_block(rank: int) -> int:
-    """RANK, the ranks handled at once: tl.dot wants 16 at least, registers allow 64."""
-    return min(64, max(16, triton.next_power_of_2(rank)))
+    """RANK, the ranks handled at once: tl.dot wants 16 at least, registers allow 32."""
+    return 16 if rank <= 16 else 32
+
+
+def narrow(rank: int, dropout: float) -> bool:
+    """Whether the large tile fits into registers: a rank of 16 at most and no mask to draw."""
+    return rank <= 16 and not dropout
 
 
 def launch_forward(
@@ -186,12 +220,13 @@ def launch_forward(
     """y [M, N] and h [M, R] in one launch."""
     (M, K), N, R = x.shape, b.shape[0], a.shape[0]
     y, h = x.new_empty(M, N), x.new_empty(M, R)
-    FORWARD.launch(
+    kernel = FORWARD if narrow(R, dropout) else FORWARD_WIDE
+    kernel.launch(
         lambda t: (triton.cdiv(M, t["BLOCK_M"]) * triton.cdiv(N, t["BLOCK_N"]),),
         x, *w.pointers(), _or(bias, x), a, b, _or(gain, x), y, h,
         M, N, K, R, x.stride(0), w.data.stride(0), scale, dropout, seed,
         **w.constants(), BIAS=bias is not None, GAIN=gain is not None, DROPOUT=dropout > 0,
-        RANK=rank_block(R),
+        RANK=rank_block(R), CHUNKED=rank_block(R) < R,
     )  # fmt: skip
     return y, h
 
@@ -207,10 +242,12 @@ def launch_backward(
     da, db = torch.empty_like(a), torch.empty_like(b)
     dgain = x.new_empty(0) if gain is None else torch.empty_like(gain)
     with_gain = {"GAIN": gain is not None, "DROPOUT": dropout > 0, "RANK": rank_block(R)}
-    DX.launch(
+    kernel = DX if narrow(R, dropout) else DX_WIDE
+    kernel.launch(
         lambda t: (triton.cdiv(M, t["BLOCK_M"]) * triton.cdiv(K, t["BLOCK_K"]),),
         dy, *w.pointers(), a, b, _or(gain, x), dx, t,
         M, N, K, R, w.data.stride(0), scale, dropout, seed, **w.constants(), **with_gain,
+        CHUNKED=rank_block(R) < R,
     )  # fmt: skip
     WEIGHTS.launch(
         lambda s: (
@@ -228,43 +265,76 @@ def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
     return other if tensor is None else tensor
 
 
-_MATMUL = {
-    "*": Tile({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "GROUP": 8}, warps=8, stages=3),
-    "interpreter": Tile({"BLOCK_M": 32, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP": 2}),
-}
-_STATE = {f"s{i}": "*bf16" for i in range(4)}
+def _tile(m: int, n: int, k: int, stages: int = 3) -> Tile:
+    return Tile({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "GROUP": 8}, 8, stages)
+
+
+# Chosen by compiling: the largest tiles with at most 200 registers, no spill, and the shared
+# memory that the target has (gfx942: 64 KiB).
+_SMALL = {"interpreter": Tile({"BLOCK_M": 32, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP": 2})}
+FORWARD_TILES = {"*": _tile(128, 128, 64), "gfx942": _tile(128, 128, 64, 2), **_SMALL}
+DX_TILES = {"*": _tile(128, 64, 128), "gfx942": _tile(128, 32, 128, 2), **_SMALL}
+WIDE_FORWARD_TILES = {"*": _tile(64, 64, 32), **_SMALL}
+WIDE_DX_TILES = {"*": _tile(64, 32, 64), **_SMALL}
+
 _DENSE = {"FORMAT": 0, "BLOCK": 0, "DOUBLE": False}
+PLAIN = {"GAIN": False, "DROPOUT": False, "RANK": 16, "CHUNKED": False}
+DORA = PLAIN | {"GAIN": True}
+DROPPED = PLAIN | {"DROPOUT": True}
+CHUNKED = {"GAIN": True, "DROPOUT": True, "RANK": 32, "CHUNKED": True}
 _SIZES = {name: "i32" for name in ("M", "N", "K", "R")}
 _NUMBERS = {"scale": "fp32", "p": "fp32", "seed": "i64"}
-_PLAIN = {"GAIN": False, "DROPOUT": False, "RANK": 16}
-_DORA = {"GAIN": True, "DROPOUT": True, "RANK": 64}
 
-FORWARD = Kernel(
-    lora_forward_kernel,
-    {"x": "*bf16", "w": "*bf16", **_STATE, "bias": "*bf16", "a": "*fp32", "b": "*fp32",
-     "gain": "*fp32", "y": "*bf16", "h": "*bf16", **_SIZES, "stride_x": "i32", "stride_w": "i32",
-     **_NUMBERS},
-    tiles=_MATMUL,
-    constants=({**_DENSE, **_PLAIN, "BIAS": False}, {**_DENSE, **_DORA, "BIAS": True}),
-    matmul=True,
-)  # fmt: skip
-DX = Kernel(
-    lora_dx_kernel,
-    {"dy": "*bf16", "w": "*bf16", **_STATE, "a": "*fp32", "b": "*fp32", "gain": "*fp32",
-     "dx": "*bf16", "t": "*bf16", **_SIZES, "stride_w": "i32", **_NUMBERS},
-    tiles=_MATMUL,
-    constants=({**_DENSE, **_PLAIN}, {**_DENSE, **_DORA}),
-    matmul=True,
-)  # fmt: skip
+
+def forward_signature(w: str, *state: str) -> dict[str, str]:
+    """The forward's argument types for a weight of type `w` with its state's types."""
+    return {
+        "x": "*bf16", **weight_signature(w, *state), "bias": "*bf16", "a": "*fp32", "b": "*fp32",
+        "gain": "*fp32", "y": "*bf16", "h": "*bf16", **_SIZES, "stride_x": "i32",
+        "stride_w": "i32", **_NUMBERS,
+    }  # fmt: skip
+
+
+def dx_signature(w: str, *state: str) -> dict[str, str]:
+    """The backward's, likewise."""
+    return {
+        "dy": "*bf16", **weight_signature(w, *state), "a": "*fp32", "b": "*fp32", "gain": "*fp32",
+        "dx": "*bf16", "t": "*bf16", **_SIZES, "stride_w": "i32", **_NUMBERS,
+    }  # fmt: skip
+
+
+def weight_signature(w: str, *state: str) -> dict[str, str]:
+    types = (w, *state, *[w] * (4 - len(state)))
+    return dict(zip(("w", "s0", "s1", "s2", "s3"), types, strict=True))
+
+
+def matmuls(fn: Any, signature: dict[str, str], weight: dict[str, Any], tiles: Any, wide: Any,
+            bias: bool) -> tuple[Kernel, Kernel]:  # fmt: skip
+    """The kernel at its large tile and, for high ranks and dropout, at its small one."""
+
+    def variants(*each: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+        return tuple({**weight, **c, **({"BIAS": c["GAIN"]} if bias else {})} for c in each)
+
+    large = Kernel(fn, signature, tiles, variants(PLAIN, DORA), matmul=True)
+    return large, Kernel(fn, signature, wide, variants(DROPPED, CHUNKED), matmul=True)
+
+
+FORWARD, FORWARD_WIDE = matmuls(
+    lora_forward_kernel, forward_signature("*bf16"), _DENSE, FORWARD_TILES, WIDE_FORWARD_TILES, True
+)
+DX, DX_WIDE = matmuls(lora_dx_kernel, dx_signature("*bf16"), _DENSE, DX_TILES, WIDE_DX_TILES, False)
 WEIGHTS = Kernel(
     lora_weights_kernel,
     {"dy": "*bf16", "x": "*bf16", "h": "*bf16", "t": "*bf16", "y": "*bf16", "bias": "*bf16",
      "gain": "*fp32", "da": "*fp32", "db": "*fp32", "dgain": "*fp32", **_SIZES, "stride_x": "i32",
      **_NUMBERS},
     tiles={
-        "*": Tile({"BLOCK_M": 64, "BLOCK": 64}, warps=4, stages=4),
+        "*": Tile({"BLOCK_M": 64, "BLOCK": 64}, 4, 3),
         "interpreter": Tile({"BLOCK_M": 32, "BLOCK": 32}),
     },
-    constants=({**_PLAIN, "BIAS": False}, {**_DORA, "BIAS": True}),
+    constants=tuple(
+        {k: v for k, v in c.items() if k != "CHUNKED"} | {"BIAS": c["GAIN"]}
+        for c in (PLAIN, DORA, DROPPED, CHUNKED)
+    ),
     matmul=True,
 )  # fmt: skip
