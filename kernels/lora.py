@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import reference, spec
+from .cpu import working
 from .lora_kernels import (
     DX,
     DX_WIDE,
@@ -45,15 +46,16 @@ def cpu_forward(
     scale: float, dropout: float, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As `launch_forward`, in plain torch."""
-    h = F.linear(_dropped(x, dropout, seed), a.to(x.dtype))
-    b16 = b.to(x.dtype)
-    y = F.linear(x, w.dense(x.dtype), bias if gain is None else None)
-    y.addmm_(h, b16.t(), alpha=scale)
+    work = working(x.dtype)
+    wide = x.to(work)
+    h = F.linear(_dropped(wide, dropout, seed), a.to(work))
+    y = F.linear(wide, w.dense(work), None if bias is None or gain is not None else bias.to(work))
+    y.addmm_(h, b.to(work).t(), alpha=scale)
     if gain is not None:
-        y.mul_(gain.to(x.dtype))
+        y.mul_(gain.to(work))
         if bias is not None:
             y.add_(bias)
-    return y, h
+    return y.to(x.dtype), h.to(x.dtype)
 
 
 def cpu_backward(
@@ -62,23 +64,26 @@ def cpu_backward(
     scale: float, dropout: float, seed: int, needs_dx: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """As `launch_backward`, in plain torch; without `needs_dx` its dx is empty."""
-    dz, dgain = dy, x.new_empty(0)
+    work = working(x.dtype)
+    dz, dgain = dy.to(work), x.new_empty(0)
     if gain is not None:
-        z = cast(Tensor, y) if bias is None else cast(Tensor, y) - bias
-        wide = torch.promote_types(dy.dtype, torch.float32)
-        dgain = ((dy * z).sum(0, dtype=wide) / gain).to(gain.dtype)
-        dz = dy * gain.to(dy.dtype)
-    t = dz @ b.to(dz.dtype)
-    da = torch.mm(t.t(), _dropped(x, dropout, seed)).to(a.dtype).mul_(scale)
-    db = torch.mm(dz.t(), h).to(b.dtype).mul_(scale)
+        z = cast(Tensor, y).to(gain.dtype)
+        if bias is not None:
+            z = z - bias
+        dgain = (dz * z).sum(0).div_(gain).to(gain.dtype)
+        dz = dz * gain.to(work)
+    a_, b_ = a.to(work), b.to(work)
+    t = dz @ b_
+    da = torch.mm(t.t(), _dropped(x.to(work), dropout, seed)).mul_(scale).to(a.dtype)
+    db = torch.mm(dz.t(), h.to(work)).mul_(scale).to(b.dtype)
     if not needs_dx:
         return x.new_empty(0), da, db, dgain
-    dx = dz @ w.dense(dz.dtype)
+    dx = dz @ w.dense(work)
     if dropout:
-        dx += _dropped(t @ a.to(t.dtype), dropout, seed).mul_(scale)
+        dx += _dropped(t @ a_, dropout, seed).mul_(scale)
     else:
-        dx.addmm_(t, a.to(t.dtype), alpha=scale)
-    return dx, da, db, dgain
+        dx.addmm_(t, a_, alpha=scale)
+    return dx.to(x.dtype), da, db, dgain
 
 
 def _dropped(x: Tensor, p: float, seed: int) -> Tensor:
@@ -181,7 +186,10 @@ def lora_linear(
         w = Weight(w.data.to(x.dtype))
     _check(x, w, bias, a, b, gain, dropout)
     flat = x.reshape(-1, x.shape[-1])
-    y, _ = lora_op(flat, w.data, w.state, w.format, w.block, bias, a, b, gain, scale, dropout, seed)
+    with spec.without_autocast(x):
+        y, _ = lora_op(
+            flat, w.data, w.state, w.format, w.block, bias, a, b, gain, scale, dropout, seed
+        )
     return y.view(*x.shape[:-1], b.shape[0])
 
 

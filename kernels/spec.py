@@ -11,7 +11,7 @@ is the one whose registers and traffic were looked at.
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-MODULES: tuple[str, ...] = ("lora",)
+MODULES: tuple[str, ...] = ("lora", "dora")
 
 Tensors = tuple[torch.Tensor, ...]
 Dims = Mapping[str, int]
@@ -186,6 +186,12 @@ def autocast(x: torch.Tensor) -> torch.Tensor:
     if kind != "meta" and torch.is_autocast_enabled(kind):
         return x.to(torch.get_autocast_dtype(kind))
     return x
+
+
+def without_autocast(x: torch.Tensor) -> AbstractContextManager[Any]:
+    """For an operator whose casts are made: inside it autocast would make others."""
+    kind = x.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
 def device() -> torch.device:
