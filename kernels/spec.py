@@ -26,7 +26,7 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = ("loss", "norm", "rope", "swiglu")
 
 Tensors = tuple[torch.Tensor, ...]
 Dims = Mapping[str, int]
@@ -150,6 +150,11 @@ def error(got: torch.Tensor, truth: torch.Tensor) -> float:
 def floor(dtype: torch.dtype, truth: torch.Tensor) -> float:
     """The least error (see `error`) that a result in `dtype` is measured against."""
     return max(error(truth.to(dtype), truth), torch.finfo(dtype).eps / 8)
+
+
+def device() -> torch.device:
+    """Where tests and benchmarks put a case's tensors: the GPU, or the interpreter's CPU."""
+    return torch.device("cpu" if INTERPRETED else "cuda")
 
 
 _target: ContextVar[str | None] = ContextVar("target", default=None)
