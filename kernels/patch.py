@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from .dora import dora_linear
 from .lora import lora_linear
+from .norm import rms_norm
+from .swiglu import swiglu, swiglu_fused
 
 Forward = Callable[..., Any]
 
@@ -29,10 +31,10 @@ def patch(model: nn.Module) -> Counter[str]:
     kinds: Counter[str] = Counter()
     for module in model.modules():
         for kind, matches, make in KINDS:
-            if matches(module):
-                module.__dict__["forward"] = make(module, module.forward)
+            if matches(module) and (forward := make(module, module.forward)):
+                module.__dict__["forward"] = functools.update_wrapper(forward, module.forward)
+                cast(Any, forward).trivet = True  # what `unpatch` looks for
                 kinds[kind] += 1
-                break
     return kinds
 
 
@@ -43,17 +45,9 @@ def unpatch(model: nn.Module) -> None:
             del module.__dict__["forward"]
 
 
-def ours(forward: Forward) -> Forward:
-    """Mark a forward as one that `unpatch` removes."""
-    cast(Any, forward).trivet = True
-    return forward
-
-
 def _lora(module: nn.Module, stock: Forward) -> Forward:
     layer = cast(LoraLinear, module)
 
-    @ours
-    @functools.wraps(stock)
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         name = _adapter(layer)
         if name is None or args or kwargs:
@@ -99,6 +93,57 @@ def _is_lora(module: nn.Module) -> bool:
     return type(module) is LoraLinear and type(module.get_base_layer()) is nn.Linear
 
 
-KINDS: list[tuple[str, Callable[[nn.Module], bool], Callable[[nn.Module, Forward], Forward]]] = [
+def _norm(module: nn.Module, stock: Forward) -> Forward | None:
+    offset = next((o for o in (0.0, 1.0) if _same_norm(module, stock, o)), None)
+    if offset is None:
+        return None
+
+    def forward(x: Tensor) -> Tensor:
+        return cast(Tensor, rms_norm(x, module.weight, _epsilon(module), offset=offset))
+
+    return forward
+
+
+def _same_norm(module: nn.Module, stock: Forward, offset: float) -> bool:
+    """Whether the module computes what `rms_norm` does: tried on two rows, not told by its name."""
+    weight = cast(Tensor, module.weight)
+    x = torch.linspace(-2, 3, 2 * len(weight), dtype=weight.dtype, device=weight.device).view(2, -1)
+    with torch.no_grad():
+        y = rms_norm(x, weight, _epsilon(module), offset=offset)
+        return torch.allclose(stock(x).float(), cast(Tensor, y).float(), rtol=2**-6)
+
+
+def _epsilon(module: nn.Module) -> float:
+    return float(getattr(module, "variance_epsilon", None) or module.eps)  # type: ignore[arg-type]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    named = type(module).__name__.endswith("RMSNorm") and hasattr(module, "weight")
+    return named and not cast(Tensor, module.weight).is_meta
+
+
+def _mlp(module: nn.Module, stock: Forward) -> Forward:
+    m = cast(Any, module)
+    if hasattr(m, "gate_up_proj"):
+        return lambda x: m.down_proj(swiglu_fused(m.gate_up_proj(x)))
+    return lambda x: m.down_proj(swiglu(m.gate_proj(x), m.up_proj(x)))
+
+
+def _is_mlp(module: nn.Module) -> bool:
+    silu = any(
+        isinstance(getattr(module, name, None), nn.SiLU) for name in ("act_fn", "activation_fn")
+    )
+    children = {name for name, _ in module.named_children()}
+    return silu and (
+        {"gate_proj", "up_proj", "down_proj"} <= children
+        or {"gate_up_proj", "down_proj"} <= children
+    )
+
+
+KINDS: list[
+    tuple[str, Callable[[nn.Module], bool], Callable[[nn.Module, Forward], Forward | None]]
+] = [
     ("lora", _is_lora, _lora),
+    ("rms_norm", _is_norm, _norm),
+    ("swiglu", _is_mlp, _mlp),
 ]
