@@ -26,7 +26,7 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-MODULES = ("lora", "dora", "norm", "swiglu")
+MODULES = ("lora", "dora", "nf4", "norm", "rope", "swiglu")
 
 Tensors = tuple[torch.Tensor, ...]
 Dims = Mapping[str, int]
