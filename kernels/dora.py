@@ -18,9 +18,9 @@ from torch import Tensor
 
 from . import reference, spec
 from .lora import lora_linear
-from .lora_kernels import weight_signature
+from .lora_launch import weight_signature
 from .spec import Case, Dims, Kernel, Op, Tensors, Tile
-from .weight import Weight, weight_tile
+from .weight import NF4, Int4, Weight, weight_tile
 
 
 @triton.jit
@@ -69,12 +69,14 @@ def row_norm_op(
     w: Tensor, state: list[Tensor], format: str, block: int, a: Tensor, b: Tensor, scale: float
 ) -> Tensor:
     """‖W + s·B A‖ of each row [N]; no gradient."""
-    return cpu_row_norm(Weight(w, state, format, block), a, b, scale)
+    weight = Weight(w, state, format, block, (b.shape[0], a.shape[1]))
+    return cpu_row_norm(weight, a, b, scale)
 
 
 @row_norm_op.register_kernel("cuda")
 def _(w, state, format, block, a, b, scale):
-    return launch_row_norm(Weight(w, state, format, block), a, b, scale)
+    weight = Weight(w, state, format, block, (b.shape[0], a.shape[1]))
+    return launch_row_norm(weight, a, b, scale)
 
 
 @row_norm_op.register_fake
@@ -84,7 +86,7 @@ def _(w, state, format, block, a, b, scale):
 
 def dora_linear(
     x: Tensor,
-    weight: Tensor | Weight,
+    weight: Tensor | NF4 | Int4 | Weight,
     bias: Tensor | None,
     a: Tensor,
     b: Tensor,
@@ -95,7 +97,7 @@ def dora_linear(
 
     Raises ValueError as `lora_linear` does.
     """
-    w = weight if isinstance(weight, Weight) else Weight(weight)
+    w = Weight.of(weight)
     norm = row_norm_op(w.data, w.state, w.format, w.block, a.detach(), b.detach(), scale)
     return lora_linear(x, w, bias, a, b, scale, gain=magnitude / norm)
 
@@ -119,7 +121,7 @@ def case(dims: Dims, dtype: torch.dtype, seed: int) -> Case:
     a, b = (torch.randn(s, generator=draw).to(w.device) / 4 for s in ((R, K), (N, R)))
 
     def ours() -> Tensors:
-        return (launch_row_norm(Weight(w), a, b, 0.5),)
+        return (launch_row_norm(Weight.of(w), a, b, 0.5),)
 
     def eager() -> Tensors:
         return (reference.row_norm(w.float(), a, b, 0.5),)

@@ -26,17 +26,10 @@ from torch.nn import functional as F
 
 from . import reference, spec
 from .cpu import working
-from .lora_kernels import (
-    DX,
-    DX_WIDE,
-    FORWARD,
-    FORWARD_WIDE,
-    WEIGHTS,
-    launch_backward,
-    launch_forward,
-)
+from .lora_launch import DX, FORWARD, WEIGHTS, launch_backward, launch_forward
+from .roofline import settle
 from .spec import Case, Dims, Op, Tensors
-from .weight import Weight
+from .weight import NF4, Int4, Weight
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -100,13 +93,14 @@ def lora_op(
     a: Tensor, b: Tensor, gain: Tensor | None, scale: float, dropout: float, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """y [M, N] and h [M, R] of x [M, K]."""
-    weight = Weight(w, state, format, block)
+    weight = Weight(w, state, format, block, (b.shape[0], a.shape[1]))
     return cpu_forward(x, weight, bias, a, b, gain, scale, dropout, seed)
 
 
 @lora_op.register_kernel("cuda")
-def _(x, w, state, format, block, *rest):
-    return launch_forward(x, Weight(w, state, format, block), *rest)
+def _(x, w, state, format, block, bias, a, b, *rest):
+    weight = Weight(w, state, format, block, (b.shape[0], a.shape[1]))
+    return launch_forward(x, settle(weight, x), bias, a, b, *rest)
 
 
 @lora_op.register_fake
@@ -121,13 +115,14 @@ def lora_backward_op(
     scale: float, dropout: float, seed: int, needs_dx: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dx, dA, dB, dg."""
-    weight = Weight(w, state, format, block)
+    weight = Weight(w, state, format, block, (b.shape[0], a.shape[1]))
     return cpu_backward(dy, x, weight, bias, a, b, gain, h, y, scale, dropout, seed, needs_dx)
 
 
 @lora_backward_op.register_kernel("cuda")
-def _(dy, x, w, state, format, block, *rest):
-    return launch_backward(dy, x, Weight(w, state, format, block), *rest)
+def _(dy, x, w, state, format, block, bias, a, b, *rest):
+    weight = Weight(w, state, format, block, (b.shape[0], a.shape[1]))
+    return launch_backward(dy, x, settle(weight, x), bias, a, b, *rest)
 
 
 @lora_backward_op.register_fake
@@ -164,7 +159,7 @@ lora_op.register_autograd(_backward, setup_context=_setup)
 
 def lora_linear(
     x: Tensor,
-    weight: Tensor | Weight,
+    weight: Tensor | NF4 | Int4 | Weight,
     bias: Tensor | None,
     a: Tensor,
     b: Tensor,
@@ -180,10 +175,10 @@ def lora_linear(
     fixes the dropout mask. Raises ValueError before any launch when shapes, dtypes, devices or
     strides do not fit.
     """
-    w = weight if isinstance(weight, Weight) else Weight(weight)
+    w = Weight.of(weight)
     x = spec.autocast(x)
     if w.format == "dense" and w.data.dtype != x.dtype:
-        w = Weight(w.data.to(x.dtype))
+        w = Weight.of(w.data.to(x.dtype))
     _check(x, w, bias, a, b, gain, dropout)
     flat = x.reshape(-1, x.shape[-1])
     with spec.without_autocast(x):
@@ -247,9 +242,9 @@ def case(dims: Dims, dtype: torch.dtype, seed: int) -> Case:
     mask = (reference.uniform(seed, M * K).view(M, K) >= p).to(device) / (1 - p) if p else None
 
     def ours() -> Tensors:
-        y, h = launch_forward(x, Weight(w), bias, a, b, gain, scale, p, seed)
+        y, h = launch_forward(x, Weight.of(w), bias, a, b, gain, scale, p, seed)
         kept_y = y if gain is not None else None
-        grads = launch_backward(dy, x, Weight(w), bias, a, b, gain, h, kept_y, scale, p, seed)
+        grads = launch_backward(dy, x, Weight.of(w), bias, a, b, gain, h, kept_y, scale, p, seed)
         return (y, *grads) if gain is not None else (y, *grads[:3])
 
     def by_autograd(of: torch.dtype) -> Tensors:
@@ -266,7 +261,7 @@ def case(dims: Dims, dtype: torch.dtype, seed: int) -> Case:
 
 OP = Op(
     "lora_linear",
-    (FORWARD, FORWARD_WIDE, DX, DX_WIDE, WEIGHTS),
+    (*(k["dense", large] for k in (FORWARD, DX) for large in (True, False)), WEIGHTS),
     case,
     dims={"M": (1, 5, 33, 64, 70), "N": (1, 31, 64, 97), "K": (1, 17, 64, 100),
           "R": (4, 16, 40, 80), "bias": (0, 1), "gain": (0, 1), "dropout": (0, 1)},

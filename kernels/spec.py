@@ -26,7 +26,7 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-MODULES = ("lora", "dora", "nf4", "norm", "rope", "swiglu")
+MODULES = ("lora", "dora", "nf4", "int4", "qlora", "loss", "norm", "rope", "swiglu")
 
 Tensors = tuple[torch.Tensor, ...]
 Dims = Mapping[str, int]
@@ -59,10 +59,11 @@ class Kernel:
     matmul: bool = False
     exact: bool = False
     registers: int = 200  # at most, on sm_80 and sm_90
+    label: str = ""
 
     @property
     def name(self) -> str:
-        return str(self.fn.__name__)
+        return self.label or str(self.fn.__name__)
 
     def tile(self, target: str) -> Tile:
         return self.tiles.get(target) or self.tiles["*"]

@@ -19,7 +19,7 @@ def test_gradients() -> None:
         torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((6, 5), (4, 5), (7, 4), 7)
     )
     w, bias = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, dtype=torch.float64)
-    norm = dora.cpu_row_norm(dora.Weight(w), a, b, 1.5).detach()  # a constant, as the paper asks
+    norm = dora.cpu_row_norm(dora.Weight.of(w), a, b, 1.5).detach()  # a constant, as the paper asks
 
     def call(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         return dora.lora_linear(x, w, bias, a, b, 1.5, gain=m / norm)

@@ -57,17 +57,17 @@ def test_dropout_is_the_same_mask_backward() -> None:
     x, w = torch.randn(M, K), torch.zeros(3, K)
     a, b, dy = torch.rand(4, K) + 1, torch.rand(3, 4) + 1, torch.rand(M, 3) + 1
     dx, *_ = lora.launch_backward(
-        dy, x, Weight(w), None, a, b, None, torch.zeros(M, 4), None, 1.0, p, 7
+        dy, x, Weight.of(w), None, a, b, None, torch.zeros(M, 4), None, 1.0, p, 7
     )
     assert torch.equal(dx != 0, reference.uniform(7, M * K).view(M, K) >= p)
     one = torch.eye(4, K)
-    _, h = lora.launch_forward(torch.ones(M, K), Weight(w), None, one, b, None, 1.0, p, 7)
+    _, h = lora.launch_forward(torch.ones(M, K), Weight.of(w), None, one, b, None, 1.0, p, 7)
     assert torch.equal(h != 0, dx[:, :4] != 0) and h.max() == 2
 
     dx, *_ = lora.cpu_backward(
-        dy, x, Weight(w), None, a, b, None, torch.zeros(M, 4), None, 1.0, p, 7
+        dy, x, Weight.of(w), None, a, b, None, torch.zeros(M, 4), None, 1.0, p, 7
     )
-    _, h = lora.cpu_forward(torch.ones(M, K), Weight(w), None, one, b, None, 1.0, p, 7)
+    _, h = lora.cpu_forward(torch.ones(M, K), Weight.of(w), None, one, b, None, 1.0, p, 7)
     assert torch.equal(h != 0, dx[:, :4] != 0) and 0.4 < (dx == 0).float().mean() < 0.6
 
 
@@ -76,10 +76,10 @@ def test_cpu_and_kernels_agree(gain: bool) -> None:
     given = inputs(torch.float32, M=33, N=20, K=40) | ({} if gain else {"gain": None})
     x, w, bias, a, b, g = (None if v is None else v.detach() for v in given.values())
     dy = torch.randn(33, 20)
-    y, h = lora.cpu_forward(x, Weight(w), bias, a, b, g, 0.7, 0.0, 0)
-    y_, h_ = lora.launch_forward(x, Weight(w), bias, a, b, g, 0.7, 0.0, 0)
+    y, h = lora.cpu_forward(x, Weight.of(w), bias, a, b, g, 0.7, 0.0, 0)
+    y_, h_ = lora.launch_forward(x, Weight.of(w), bias, a, b, g, 0.7, 0.0, 0)
     torch.testing.assert_close((y_, h_), (y, h))
-    rest = (dy, x, Weight(w), bias, a, b, g, h, y, 0.7, 0.0, 0)
+    rest = (dy, x, Weight.of(w), bias, a, b, g, h, y, 0.7, 0.0, 0)
     torch.testing.assert_close(lora.launch_backward(*rest), lora.cpu_backward(*rest))
 
 
