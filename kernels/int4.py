@@ -186,10 +186,10 @@ def expect(
 
 
 def finite(name: str, tensor: Tensor) -> None:
-    """ValueError if values are not finite; looked at on the CPU alone, a GPU would be waited for."""
-    if tensor.device.type == "cpu" and not torch.compiler.is_compiling():
-        if not bool(tensor.isfinite().all()):
-            raise ValueError(f"{name} holds infinities or NaN: the state is damaged")
+    """ValueError if values are not finite; looked at on the CPU alone, so as not to wait."""
+    here = tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    if here and not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name} holds infinities or NaN: the state is damaged")
 
 
 def quantise_case(dims: Dims, dtype: torch.dtype, seed: int) -> Case:
