@@ -26,7 +26,7 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-MODULES = ("lora", "dora", "nf4", "int4", "qlora", "loss", "norm", "rope", "swiglu")
+MODULES = ("lora", "dora", "nf4", "int4", "int8", "qlora", "loss", "norm", "rope", "swiglu")
 
 Tensors = tuple[torch.Tensor, ...]
 Dims = Mapping[str, int]
