@@ -43,7 +43,7 @@ def packed_attention(
             tuple[Tensor, None],
             sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs),
         )
-    windowed = attention_mask is not None and getattr(module, "sliding_window", None)
+    windowed = attention_mask is not None and kwargs.get("sliding_window")
     bounds = cu_seq_lens_q.tolist()
     parts = []
     for start, end in pairwise(bounds):

@@ -133,12 +133,10 @@ def _matmuls(
     """(format, whether the large tile fits) -> kernel."""
     kernels = {}
     for format, (types, constants) in WEIGHTS_AS.items():
-        for large, table, variants in (
-            (True, tiles, (PLAIN, DORA)),
-            (False, wide, (DROPPED, CHUNKED)),
-        ):
-            if format != "dense":
-                variants = variants[large - 1 :][:1]
+        for large, table in ((True, tiles), (False, wide)):
+            variants = [PLAIN, DORA] if large else [DROPPED, CHUNKED]
+            if format != "dense":  # the least and the most: enough to see that they fit
+                variants = variants[:1] if large else variants[1:]
             kernels[format, large] = Kernel(
                 fn,
                 signature(*types),

@@ -10,6 +10,8 @@ which is taken on a GPU. On a CPU it is always split. The base keeps its four bi
 Not covered: a base in int8.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -63,10 +65,10 @@ def case(format: str, dims: Dims, dtype: torch.dtype, seed: int) -> Case:
         return (y, *grads[:3])
 
     def plain(of: torch.dtype) -> Tensors:
-        leaves = [t.to(of).requires_grad_() for t in (x, a, b)]
+        xs, as_, bs = (t.to(of).requires_grad_() for t in (x, a, b))
         dense = quantised.dequantise(torch.float32).to(dtype).to(of)
-        y = reference.lora(leaves[0], dense, None, *leaves[1:], None, 1.5, None)
-        return (y.detach(), *torch.autograd.grad(y, leaves, dy.to(of)))
+        y = reference.lora(xs, dense, None, as_, bs, None, 1.5, None)
+        return (y.detach(), *torch.autograd.grad(y, (xs, as_, bs), dy.to(of)))
 
     return Case(ours, lambda: plain(dtype), lambda: plain(torch.float64))
 
@@ -75,7 +77,7 @@ OPS = [
     Op(
         f"qlora_linear {format}",
         (*(k[format, large] for k in (FORWARD, DX) for large in (True, False)), WEIGHTS),
-        lambda dims, dtype, seed, format=format: case(format, dims, dtype, seed),
+        partial(case, format),
         dims={"M": (1, 33), "N": (31, 64, 97), "K": (17, 64, 100), "R": (4, 40)},
         launches=3,
     )

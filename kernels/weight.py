@@ -56,10 +56,9 @@ class Weight:
         if isinstance(source, Tensor):
             return cls(source, shape=(source.shape[0], source.shape[1]))
         if isinstance(source, NF4):
-            state = (source.absmax, source.code, source.absmax2, source.offset)
+            format, state = "nf4", [source.absmax, source.code, source.absmax2, source.offset]
         else:
-            state = (source.scales, source.zeros)
-        format = "nf4" if isinstance(source, NF4) else "int4"
+            format, state = "int4", [source.scales, source.zeros]
         kept = [t for t in state if t is not None]
         return cls(source.packed, kept, format, source.block, source.shape)
 

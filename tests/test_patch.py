@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Params4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -18,7 +20,7 @@ from trivet.kernels import patch
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64,
-    "intermediate_size": 96,
+    "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -163,6 +165,8 @@ def test_the_adapter_stays_pefts(tmp_path: Path) -> None:
 
 
 def test_a_base_that_bitsandbytes_holds_in_four_bits(tmp_path: Path) -> None:
+    """Against stock PEFT on a dense base of the same values: bitsandbytes' own product on the CPU
+    is off by 2e-3 here."""
     adapted("Llama").unload().save_pretrained(tmp_path)
     four = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
@@ -170,11 +174,17 @@ def test_a_base_that_bitsandbytes_holds_in_four_bits(tmp_path: Path) -> None:
     )  # fmt: skip
     base = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=four)
     model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear")).train()
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(weight, std=0.1)
-    inputs = batch()
-    theirs = loss_and_gradients(model, **inputs)
+    dense = adapted("Llama")
+    dense.load_state_dict(
+        {n: p for n, p in model.state_dict().items() if p.is_floating_point()}, strict=False
+    )
+    for name, module in model.named_modules():
+        if isinstance(getattr(module, "weight", None), Params4bit):
+            values = dequantize_4bit(module.weight.data, module.weight.quant_state)
+            dense.get_submodule(name).weight.data = values
     kinds = patch.patch(model)
     assert kinds["lora"] == 14
-    torch.testing.assert_close(loss_and_gradients(model, **inputs), theirs)
+    inputs = batch()
+    torch.testing.assert_close(
+        loss_and_gradients(model, **inputs), loss_and_gradients(dense, **inputs)
+    )
