@@ -1,0 +1,327 @@
+"""Every kernel compiled for each target without a GPU, and what the compiler made of it looked at.
+
+    kernels × constants × TARGETS → registers, spills, shared memory, matrix instructions,
+                                    approximate divisions and fused multiply-adds
+
+What an interpreter cannot show is here: that `tl.dot` became matrix instructions, that nothing
+spills, that a kernel whose bytes are promised holds no approximate division and no contracted FMA.
+`faults` is the gate. On NVIDIA the figures are read from ptxas's cubin (registers, spills, matrix
+instructions) and from the PTX (division, FMA: in SASS an exact division is itself made of FMAs).
+
+One process cannot both interpret and compile, so `compile_all` starts workers (`python -m
+trivet.kernels.offline --json`), and a compiler that hangs or crashes is one fault, not the end.
+
+Compiled is what ships at common shapes: pointers and all 32-bit sizes divisible by 16. Results are
+kept by Triton's own cache (TRITON_CACHE_DIR).
+
+Not covered: sizes not divisible by 16 (narrower loads, fewer pipeline stages); contracted FMAs in
+an AMD kernel that divides, since its exact division is made of FMAs too; run time.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import spec
+from .spec import TARGETS, Kernel
+
+# shared memory (LDS) that one program may use: CUDA C programming guide, table "technical
+# specifications per compute capability"; "AMD Instinct MI300" instruction set architecture, 2.2.
+SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+SECONDS = 120.0  # a compile that takes longer is given up; the slowest measured took 9
+
+APPROXIMATE = {
+    "cuda": r"\b(?:div\.(?:full|approx)|(?:rcp|sqrt|rsqrt)\.approx)\b",
+    "hip": r"\bv_(?:rcp|rsq|sqrt)_f(?:16|32)\b",
+}
+FUSED = {"cuda": r"\bfma\.rn\.", "hip": r"\bv_(?:pk_)?(?:fma|fmac|mad|mac)(?:ak|mk)?_f(?:16|32)\b"}
+MATRIX = {"cuda": r"\b(?:HMMA|HGMMA|IMMA|IGMMA|QGMMA|UTC[A-Z]*MMA)\b", "hip": r"\bv_mfma_"}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel, one variant of its constants, one target. `failure`: why there is no code."""
+
+    kernel: str
+    variant: str
+    target: str
+    tile: str
+    matmul: bool
+    exact: bool
+    most_registers: int
+    registers: int = 0
+    spills: int = 0  # instructions on NVIDIA, registers on AMD
+    spill_bytes: int = 0
+    shared: int = 0
+    matrix: int = 0
+    approximate: int = 0
+    fused: int = 0
+    warps: int = 0
+    seconds: float = 0.0
+    failure: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.kernel} [{self.variant}] on {self.target}"
+
+    @property
+    def resident(self) -> int:
+        """Programs that one H100 SM holds at once: 65,536 registers, 2,048 threads, 227 KB."""
+        threads = 32 * self.warps
+        by_registers = 65536 // (max(self.registers, 1) * threads)
+        by_shared = (228 << 10) // (self.shared + 1024)
+        return max(1, min(by_registers, by_shared, 2048 // threads))
+
+
+@dataclass(frozen=True)
+class Job:
+    kernel: Kernel
+    constants: Mapping[str, Any]
+    target: str
+
+    def start(self) -> Compiled:
+        """What is known before compiling."""
+        tile = self.kernel.tile(self.target)
+        sizes = " ".join(f"{k}={v}" for k, v in tile.sizes.items())
+        return Compiled(
+            kernel=self.kernel.name,
+            variant=" ".join(f"{k}={v}" for k, v in self.constants.items()),
+            target=self.target,
+            tile=f"{sizes} warps={tile.warps} stages={tile.stages}",
+            matmul=self.kernel.matmul,
+            exact=self.kernel.exact,
+            most_registers=self.kernel.registers,
+            warps=tile.warps,
+        )
+
+
+def jobs(module: str | None = None) -> list[Job]:
+    """The compile matrix of every operator, or of the list KERNELS in `module`."""
+    if module:
+        kernels = list(importlib.import_module(module).KERNELS)
+    else:
+        kernels = list({k.name: k for op in spec.ops() for k in op.kernels}.values())
+    return [Job(k, c, t) for k in kernels for c in k.constants for t in TARGETS]
+
+
+def faults(compiled: Compiled) -> list[str]:
+    """What the gate says against it, one sentence each; empty when it may ship."""
+    c = compiled
+    if c.failure:
+        return [f"{c.name} does not compile: {c.failure}"]
+    found = {
+        f"spills ({c.spills}, {c.spill_bytes} bytes)": c.spills or c.spill_bytes,
+        f"uses {c.registers} registers, at most {c.most_registers} are allowed": (
+            c.target in ("sm_80", "sm_90") and c.registers > c.most_registers
+        ),
+        f"uses {c.shared} bytes of shared memory, {SHARED[c.target]} are there": (
+            c.shared > SHARED[c.target]
+        ),
+        "multiplies without matrix instructions": c.matmul and not c.matrix,
+        f"divides or takes roots approximately ({c.approximate})": c.exact and c.approximate,
+        f"has fused multiply-adds ({c.fused})": c.exact and c.fused,
+    }
+    return [f"{c.name} {what}" for what, is_so in found.items() if is_so]
+
+
+def compile_all(
+    processes: int = 2,
+    kernels: list[str] | None = None,
+    module: str | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+    seconds: float = SECONDS,
+) -> list[Compiled]:
+    """The whole matrix, or that of `kernels` by name, in worker processes.
+
+    `progress` hears the share that is done. A compile that fails, crashes or takes more than
+    `seconds` comes back with `failure` set.
+    """
+    todo = {i: j for i, j in enumerate(jobs(module)) if not kernels or j.kernel.name in kernels}
+    done: dict[int, Compiled] = {}
+
+    def work(share: list[int]) -> None:
+        while share:
+            process, log = _worker(share, module)
+            watch = _Watch(process, seconds)
+            for line in process.stdout or ():
+                watch.rest()
+                done[share.pop(0)] = Compiled(**json.loads(line))
+                progress(len(done) / len(todo))
+            process.wait()
+            watch.stop()
+            if share:  # it ended early: the job at hand is to blame
+                why = f"took more than {seconds:g} s" if watch.fired else _tail(log)
+                first = share.pop(0)
+                done[first] = dataclasses.replace(todo[first].start(), failure=why)
+            log.unlink()
+
+    with ThreadPoolExecutor(processes) as pool:
+        order = list(todo)
+        list(pool.map(work, [order[i::processes] for i in range(processes)]))
+    return [done[i] for i in todo]
+
+
+class _Watch:
+    """Kills a worker from which nothing was heard for too long."""
+
+    def __init__(self, process: subprocess.Popen[str], seconds: float) -> None:
+        self.process, self.seconds, self.fired = process, seconds, False
+        self.start()
+
+    def start(self) -> None:
+        self.timer = threading.Timer(self.seconds, self._fire)
+        self.timer.daemon = True
+        self.timer.start()
+
+    def stop(self) -> None:
+        self.timer.cancel()
+
+    def rest(self) -> None:
+        self.stop()
+        self.start()
+
+    def _fire(self) -> None:
+        self.fired = True
+        self.process.kill()
+
+
+def _worker(share: list[int], module: str | None) -> tuple[subprocess.Popen[str], Path]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-P", "-m", "trivet.kernels.offline", "--json"]
+    command += ["--jobs", ",".join(map(str, share)), *(["--module", module] if module else [])]
+    with tempfile.NamedTemporaryFile("w", suffix=".log", delete=False) as log:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+        )
+    return process, Path(log.name)
+
+
+def _tail(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "the compiler crashed without a word"
+
+
+def compile_one(job: Job) -> Compiled:
+    """Compile in this process, which must not interpret."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel, tile, began = job.kernel, job.kernel.tile(job.target), time.monotonic()
+    names = list(kernel.fn.arg_names)
+    fixed = {**job.constants, **tile.sizes}
+    types = {n: "constexpr" if n in fixed else kernel.signature[n] for n in names}
+    aligned = [i for i, n in enumerate(names) if types[n][0] == "*" or types[n] == "i32"]
+    source = ASTSource(
+        kernel.fn,
+        types,
+        constexprs={(names.index(n),): v for n, v in fixed.items()},
+        attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
+    )
+    made = triton.compile(
+        source,
+        target=GPUTarget(*TARGETS[job.target]),
+        options={
+            "num_warps": tile.warps,
+            "num_stages": tile.stages,
+            "enable_fp_fusion": not kernel.exact,
+        },
+    )
+    figures = _nvidia(made.asm) if "cubin" in made.asm else _amd(made.asm["amdgcn"])
+    return dataclasses.replace(
+        job.start(),
+        shared=made.metadata.shared,
+        seconds=round(time.monotonic() - began, 2),
+        **figures,
+    )
+
+
+def _nvidia(asm: Mapping[str, Any]) -> dict[str, int]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
+        sass = _tool("nvdisasm", "-c", file.name)
+    used = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    return {
+        "registers": used["REG"],
+        "spills": _count(r"\b(?:STL|LDL)\b", sass),
+        "spill_bytes": used["STACK"] + used["LOCAL"],
+        "matrix": _count(MATRIX["cuda"], sass),
+        "approximate": _count(APPROXIMATE["cuda"], asm["ptx"]),
+        "fused": _count(FUSED["cuda"], asm["ptx"]),
+    }
+
+
+def _amd(code: str) -> dict[str, int]:
+    told = dict(re.findall(r"\.(vgpr_count|vgpr_spill_count|private_segment_fixed_size):\s+(\d+)", code))
+    # An exact division is one v_rcp that v_div_fmas and v_div_fixup put right, and made of FMAs.
+    divisions = _count(r"\bv_div_fixup_f(?:16|32)\b", code)
+    return {
+        "registers": int(told["vgpr_count"]),
+        "spills": int(told["vgpr_spill_count"]),
+        "spill_bytes": int(told["private_segment_fixed_size"]),
+        "matrix": _count(MATRIX["hip"], code),
+        "approximate": max(0, _count(APPROXIMATE["hip"], code) - divisions),
+        "fused": 0 if divisions else _count(FUSED["hip"], code),
+    }
+
+
+def _count(pattern: str, text: str) -> int:
+    return len(re.findall(pattern, text))
+
+
+@functools.cache
+def _binaries() -> Path:
+    import triton.backends.nvidia
+
+    return Path(next(iter(triton.backends.nvidia.__path__))) / "bin"
+
+
+def _tool(name: str, *words: str) -> str:
+    return subprocess.run(
+        [str(_binaries() / name), *words], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def main() -> None:
+    """The worker: one JSON line for each compiled kernel; what the compiler prints goes to stderr."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m trivet.kernels.offline")
+    parser.add_argument("--json", action="store_true", required=True)
+    parser.add_argument("--jobs", help="numbers in the matrix; all when not given")
+    parser.add_argument("--module", help="where KERNELS is, instead of the operators")
+    chosen = parser.parse_args()
+    matrix = jobs(chosen.module)
+    numbers = map(int, chosen.jobs.split(",")) if chosen.jobs else range(len(matrix))
+    out = sys.stdout
+    for number in numbers:
+        with contextlib.redirect_stdout(sys.stderr):
+            try:
+                made = compile_one(matrix[number])
+            except Exception as e:  # the compiler's errors have no common type
+                why = (str(e).strip() or repr(e)).splitlines()[0]
+                made = dataclasses.replace(matrix[number].start(), failure=f"{type(e).__name__}: {why}")
+        print(json.dumps(dataclasses.asdict(made)), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()
