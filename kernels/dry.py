@@ -156,7 +156,10 @@ class Language:
         pointer.touch(self.meter, mask, False, shape)
         return Blank(shape, pointer.dtype.element_ty)
 
-    def store(self, pointer: Pointer, value: Any, mask: Any = True, **_: Any) -> None:
+    def store(
+        self, pointer: Pointer, value: Any, mask: Any = True, eviction_policy: str = "", **_: Any
+    ) -> None:
+        self.meter.passing = eviction_policy == "evict_first"
         shape = _joint(_joint(pointer.shape, _shape(mask)), _shape(value))
         pointer.touch(self.meter, mask, True, shape)
 

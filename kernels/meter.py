@@ -13,7 +13,7 @@ table 3). `132 × resident` programs, in the order of their number, make a wave.
 advance in lockstep, one load or store at a time, and the next wave begins when all have ended. The
 cache is fully associative, forgets the least recently used, holds the whole tile of a load or store
 as one thing, and starts each launch cold. A written tile goes to DRAM when it is forgotten or at
-the end.
+the end; one stored with `evict_first` goes there at once and takes no room.
 
 Not covered: L1, the L2's two halves (a line that both read may be held twice; `l2=25 << 20` is the
 worst case), associativity, compression, what programs that run ahead or behind do to each other.
@@ -22,8 +22,7 @@ Where a load's addresses or mask come from loaded values, the dry walker assumes
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -85,12 +84,12 @@ class Pattern:
 class Meter(Access):
     """Counts a sequence of launches: `launches` has each one's name and `Traffic`, `total` the sum.
 
-    `resident`: programs that an SM holds at once, by the kernel's name (1 for others).
+    `resident`: how many programs of a kernel an SM holds at once.
     """
 
-    def __init__(self, l2: int = L2, resident: Mapping[str, int] | None = None) -> None:
+    def __init__(self, l2: int = L2, resident: Callable[[Kernel], int] = lambda kernel: 1) -> None:
         self.l2 = l2
-        self.resident = resident or {}
+        self.resident = resident
         self.launches: list[tuple[str, Traffic]] = []
         self._patterns: dict[tuple[int, bytes], int] = {}
         self._known: list[Pattern] = []
@@ -102,16 +101,17 @@ class Meter(Access):
         return sum((t for _, t in self.launches), Traffic())
 
     def begin(self, kernel: Kernel, args: tuple[Any, ...]) -> None:
-        self._now = Traffic(launches=1)
+        self._now, self._resident = Traffic(launches=1), self.resident(kernel)
         self.launches.append((kernel.name, self._now))
         self.trace: dict[tuple[int, int, int], list[int]] = {}
+        self._passed = 0
+        self._touched: set[int] = set()
 
     def end(self) -> None:
         order = sorted(self.trace, key=lambda xyz: xyz[::-1])  # a GPU starts x fastest
-        slots = SMS * self.resident.get(self.launches[-1][0], 1)
         programs = [self.trace[p] for p in order]
-        self._now.modelled = self.dram(programs, slots)
-        self._now.unique = self._union({e if e >= 0 else ~e for p in programs for e in p})
+        self._now.modelled = self._passed + self.dram(programs, SMS * self._resident)
+        self._now.unique = self._union(self._touched)
 
     def load(self, addresses: np.ndarray, size: int) -> None:
         self._any(addresses, size, store=False)
@@ -152,6 +152,10 @@ class Meter(Access):
             now.read += requested
         now.sectors += known.sectors_at(address)
         tile = self._tiles.setdefault((address, pattern), len(self._tiles))
+        self._touched.add(tile)
+        if store and self.passing:
+            self._passed += SECTOR * known.sectors_at(address)
+            return
         self.trace.setdefault(self.program, []).append(~tile if store else tile)
 
     def _union(self, touched: set[int]) -> int:

@@ -31,14 +31,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import spec
-from .spec import TARGETS, Kernel
+from .spec import TARGETS, Kernel, Tile
 
 # shared memory (LDS) that one program may use: CUDA C programming guide, table "technical
 # specifications per compute capability"; "AMD Instinct MI300" instruction set architecture, 2.2.
@@ -47,9 +47,9 @@ SECONDS = 120.0  # a compile that takes longer is given up; the slowest measured
 
 APPROXIMATE = {
     "cuda": r"\b(?:div\.(?:full|approx)|(?:rcp|sqrt|rsqrt)\.approx)\b",
-    "hip": r"\bv_(?:rcp|rsq|sqrt)_f(?:16|32)\b",
+    "hip": r"\bv_(?:rcp|rsq|sqrt)_(?:iflag_)?f(?:16|32)(?!\d)",
 }
-FUSED = {"cuda": r"\bfma\.rn\.", "hip": r"\bv_(?:pk_)?(?:fma|fmac|mad|mac)(?:ak|mk)?_f(?:16|32)\b"}
+FUSED = {"cuda": r"\bfma\.rn\.", "hip": r"\bv_(?:pk_)?(?:fma|fmac|mad|mac)(?:ak|mk)?_f(?:16|32)(?!\d)"}
 MATRIX = {"cuda": r"\b(?:HMMA|HGMMA|IMMA|IGMMA|QGMMA|UTC[A-Z]*MMA)\b", "hip": r"\bv_mfma_"}
 
 
@@ -77,13 +77,13 @@ class Compiled:
 
     @property
     def name(self) -> str:
-        return f"{self.kernel} [{self.variant}] on {self.target}"
+        return f"{self.kernel} [{self.variant}] at {self.tile} on {self.target}"
 
     @property
     def resident(self) -> int:
         """Programs that one H100 SM holds at once: 65,536 registers, 2,048 threads, 227 KB."""
         threads = 32 * self.warps
-        by_registers = 65536 // (max(self.registers, 1) * threads)
+        by_registers = 65536 // (-(-max(self.registers, 1) // 8) * 8 * threads)
         by_shared = (228 << 10) // (self.shared + 1024)
         return max(1, min(by_registers, by_shared, 2048 // threads))
 
@@ -97,12 +97,11 @@ class Job:
     def start(self) -> Compiled:
         """What is known before compiling."""
         tile = self.kernel.tile(self.target)
-        sizes = " ".join(f"{k}={v}" for k, v in tile.sizes.items())
         return Compiled(
             kernel=self.kernel.name,
             variant=" ".join(f"{k}={v}" for k, v in self.constants.items()),
             target=self.target,
-            tile=f"{sizes} warps={tile.warps} stages={tile.stages}",
+            tile=described(tile),
             matmul=self.kernel.matmul,
             exact=self.kernel.exact,
             most_registers=self.kernel.registers,
@@ -110,12 +109,18 @@ class Job:
         )
 
 
+def described(tile: Tile) -> str:
+    """A tile in one line; with the kernel's name it tells kernels apart that share a function."""
+    sizes = " ".join(f"{k}={v}" for k, v in tile.sizes.items())
+    return f"{sizes} warps={tile.warps} stages={tile.stages}"
+
+
 def jobs(module: str | None = None) -> list[Job]:
     """The compile matrix of every operator, or of the list KERNELS in `module`."""
     if module:
         kernels = list(importlib.import_module(module).KERNELS)
     else:
-        kernels = list({k.name: k for op in spec.ops() for k in op.kernels}.values())
+        kernels = list({id(k): k for op in spec.ops() for k in op.kernels}.values())
     return [Job(k, c, t) for k in kernels for c in k.constants for t in TARGETS]
 
 
@@ -141,17 +146,22 @@ def faults(compiled: Compiled) -> list[str]:
 
 def compile_all(
     processes: int = 2,
-    kernels: list[str] | None = None,
+    kernels: Collection[str] | None = None,
+    targets: Collection[str] = tuple(TARGETS),
     module: str | None = None,
     progress: Callable[[float], None] = lambda share: None,
     seconds: float = SECONDS,
 ) -> list[Compiled]:
-    """The whole matrix, or that of `kernels` by name, in worker processes.
+    """The whole matrix, or that of `kernels` by name and `targets`, in worker processes.
 
     `progress` hears the share that is done. A compile that fails, crashes or takes more than
     `seconds` comes back with `failure` set.
     """
-    todo = {i: j for i, j in enumerate(jobs(module)) if not kernels or j.kernel.name in kernels}
+    todo = {
+        i: job
+        for i, job in enumerate(jobs(module))
+        if job.target in targets and (not kernels or job.kernel.name in kernels)
+    }
     done: dict[int, Compiled] = {}
 
     def work(share: list[int]) -> None:
@@ -318,7 +328,7 @@ def main() -> None:
             try:
                 made = compile_one(matrix[number])
             except Exception as e:  # the compiler's errors have no common type
-                why = (str(e).strip() or repr(e)).splitlines()[0]
+                why = " ".join((str(e).strip() or repr(e)).split())
                 made = dataclasses.replace(matrix[number].start(), failure=f"{type(e).__name__}: {why}")
         print(json.dumps(dataclasses.asdict(made)), file=out, flush=True)
 

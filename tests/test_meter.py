@@ -82,3 +82,22 @@ def test_the_cache_forgets_the_oldest_and_writes_back_what_it_holds() -> None:
             if len(cache) > room:
                 moved += cache.popitem(last=False)[1]
         assert meter.dram(programs, 2) == 32 * (moved + sum(cache.values()))
+
+
+@triton.jit
+def _copy(x, y, PASSING: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + at) + tl.load(x + tl.arange(0, BLOCK))
+    tl.store(y + at, value, mask=at < 1600, eviction_policy="evict_first" if PASSING else "")
+
+
+@pytest.mark.parametrize("by", [watching, walking])
+@pytest.mark.parametrize("passing", [False, True])
+def test_what_is_evicted_first_takes_no_room(by, passing: bool) -> None:
+    """200 programs, so two waves, each reading block 0 again; room for what the first wave reads."""
+    kernel = spec.Kernel(_copy, {}, {"*": spec.Tile({"BLOCK": 8})})
+    x, y = torch.ones(1600), torch.empty(1600)
+    with by(Meter(l2=140 * 32)) as meter:
+        kernel.launch(lambda t: (200,), x, y, PASSING=passing)
+    assert meter.total.modelled == 2 * 6400 + (0 if passing else 32)
+    assert meter.total.unique == 2 * 6400
