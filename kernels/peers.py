@@ -110,18 +110,26 @@ def by_autograd(layer: Callable[[Tensor], Tensor], at: Shape, weights: list[Tens
     return forward, backward
 
 
-def peft(at: Shape, adapters: torch.dtype = torch.float32, dropout: float = 0.0) -> Directions:
-    """PEFT's LoRA layer on a bfloat16 base; adapters are float32 unless one asks otherwise."""
+def peft_layer(
+    at: Shape, adapters: torch.dtype, dropout: float, device: str = "meta"
+) -> torch.nn.Module:
+    """PEFT's own LoRA layer in training on a frozen bfloat16 base."""
     from peft import LoraConfig
     from peft.tuners.lora.layer import Linear
 
-    base = torch.nn.Linear(at.K, at.N, bias=False, dtype=torch.bfloat16, device="meta")
+    base = torch.nn.Linear(at.K, at.N, bias=False, dtype=torch.bfloat16, device=device)
     base.requires_grad_(False)
     config = LoraConfig(r=at.R, lora_alpha=2 * at.R, lora_dropout=dropout)
     layer = Linear(base, "default", config, r=at.R, lora_alpha=2 * at.R)
     layer.lora_A.to(adapters)
     layer.lora_B.to(adapters)
-    return by_autograd(layer.train(), at, list(layer.parameters()))
+    return layer.train()
+
+
+def peft(at: Shape, adapters: torch.dtype = torch.float32, dropout: float = 0.0) -> Directions:
+    """PEFT's LoRA layer; adapters are float32 unless one asks otherwise."""
+    layer = peft_layer(at, adapters, dropout)
+    return by_autograd(layer, at, list(layer.parameters()))
 
 
 def two_gemms(at: Shape, quantised: bool = False) -> Directions:
