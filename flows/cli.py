@@ -17,8 +17,8 @@ from rich.markup import escape
 from rich.text import Text
 
 from .. import UserError, workspace
-from . import schedule as scheduling
 from . import kernels_cli, tables, up
+from . import schedule as scheduling
 from .recipe import load
 
 app = typer.Typer(

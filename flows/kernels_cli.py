@@ -130,7 +130,9 @@ def _refuse(found: dict[str, Any]) -> None:
         if r["ratio"] > r["bound"]
     ]
     for fault in refused:
-        Console(stderr=True, highlight=False).print(f"[bold red]Refused:[/] {fault}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(
+            f"[bold red]Refused:[/] {fault}", soft_wrap=True
+        )
     if refused:
         raise typer.Exit(3)
 

@@ -3,9 +3,9 @@
     roof = max(FLOPs / peak, compulsory bytes / bandwidth)      time = median of forward + backward
 
 Correctness comes first: every operator's error ratio (spec.error_ratio) on the device, bfloat16
-before other dtypes; nothing is timed after a failure. Then our LoRA layer, PEFT's, and what else is
-installed (bitsandbytes, unsloth; Liger for normalisation and SwiGLU), at one projection each of five
-models. It runs unattended and ends in the time it is given: what it does not reach, it names.
+before other dtypes; nothing is timed after a failure. Then our LoRA layer, PEFT's, and what else
+is installed (bitsandbytes, unsloth; Liger for normalisation and SwiGLU), at one projection each of
+five models. It runs unattended and ends in the time it is given: what it does not reach, it names.
 
 Not covered: whole models, several GPUs, memory. Peak and bandwidth are the makers' published ones;
 of other devices no roof is given.
@@ -77,8 +77,9 @@ def run(
     began = time.monotonic()
 
     def late(share: float = 1.0) -> bool:
-        progress(min(1.0, (time.monotonic() - began) / seconds))
-        return time.monotonic() - began > share * seconds
+        spent = time.monotonic() - began
+        progress(min(1.0, spent / max(seconds, 1e-9)))
+        return spent > share * seconds
 
     name = device() if place == "cuda" else place
     found: dict[str, Any] = {"device": name, "errors": [], "times": [], "unreached": []}
@@ -201,12 +202,10 @@ def unsloth(at: Shape, place: str) -> Step:
     from unsloth.kernels.fast_lora import LoRA_W
 
     w, (a, b) = _normal(place, at.N, at.K), _adapters(at, place, torch.bfloat16)
-    return _training(
-        lambda x: LoRA_W.apply(x[None], w, None, a, b, 2.0)[0], at, place, a, b
-    )
+    return _training(lambda x: LoRA_W.apply(x[None], w, None, a, b, 2.0)[0], at, place, a, b)
 
 
-def _block(at: Shape, place: str, count: int, block: Callable[..., Tensor]) -> Step:
+def _block(at: Shape, place: str, count: int, block: Callable[..., Any]) -> Step:
     """Forward and backward of a block part on `count` inputs [M, N]."""
     inputs = [_normal(place, at.M, at.N).requires_grad_() for _ in range(count)]
     dy = _normal(place, at.M, at.N)
@@ -271,9 +270,12 @@ def document(found: dict[str, Any]) -> str:
     text += report.table(
         ["projection", "shape", "layer", "ms", "roof", "ms / roof", ""],
         [
-            [r["model"], r["shape"], r["layer"], report.number(r["ms"], ".3f")]
-            + [report.number(r["roof"], ".3f")]
-            + [f"{r['ms'] / r['roof']:.2f}" if r["ms"] and r["roof"] else "", r["why"]]
+            [
+                *(r["model"], r["shape"], r["layer"], report.number(r["ms"], ".3f")),
+                report.number(r["roof"], ".3f"),
+                f"{r['ms'] / r['roof']:.2f}" if r["ms"] and r["roof"] else "",
+                r["why"],
+            ]
             for r in found["times"]
         ],
     )

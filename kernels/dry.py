@@ -295,7 +295,7 @@ def _argument(value: Any, places: dict[int, int]) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     storage = value.untyped_storage()._cdata
-    first = places.setdefault(storage, len(places) + 1) << 44
     size = value.element_size()
+    first = (places.setdefault(storage, len(places) + 1) << 44) + int(value.storage_offset()) * size
     type_ = tl.str_to_ty(mangle_type(value), None)
-    return Pointer(first + value.storage_offset() * size, type_, size, (0, 0, 0))
+    return Pointer(first, type_, size, (0, 0, 0))

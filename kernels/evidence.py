@@ -40,7 +40,7 @@ Progress = Callable[[float], None]
 
 
 def collect(progress: Progress = lambda share: None, shapes: tuple[Shape, ...] = SHAPES) -> Row:
-    """`{"kernels", "faults", "errors", "traffic"}`, lists of rows; takes minutes when not cached."""
+    """Lists of rows: "kernels", "faults", "errors", "traffic"; "versions". Takes minutes."""
     made = offline.compile_all(progress=lambda share: progress(0.4 * share))
     found = errors(lambda share: progress(0.4 + 0.2 * share))
     moved = traffic(shapes, residency(made), lambda share: progress(0.6 + 0.4 * share))
@@ -63,15 +63,18 @@ def residency(made: list[offline.Compiled]) -> dict[tuple[str, str], int]:
     return found
 
 
-def errors(progress: Progress = lambda share: None) -> list[Row]:
-    """Each operator's worst error ratio over three shapes and its dtypes, in an interpreter."""
+def errors(progress: Progress = lambda share: None, only: tuple[str, ...] = ()) -> list[Row]:
+    """Each operator's worst error ratio over three shapes and its dtypes, in an interpreter.
+
+    `only`: these operators.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "trivet.kernels.evidence"],
+        [sys.executable, "-P", "-m", "trivet.kernels.evidence", *only],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
     )
-    found, count = [], len(spec.ops())
+    found, count = [], len(only or spec.ops())
     for line in process.stdout or ():
         found.append(json.loads(line))
         progress(len(found) / count)
@@ -84,6 +87,8 @@ def _interpret() -> None:
     """The worker of `errors`: one JSON line for each operator."""
     torch.set_num_threads(1)
     for op in spec.ops():
+        if sys.argv[1:] and op.name not in sys.argv[1:]:
+            continue
         worst: Row = {"op": op.name, "ratio": -1.0}
         for number in range(3):
             # later sizes first: they are the larger ones, where rounding errors add up
@@ -96,7 +101,10 @@ def _interpret() -> None:
                 ratio = spec.error_ratio(op, dims, dtype, SEED) if ratio is None else ratio
                 if ratio > worst["ratio"]:
                     worst |= {"ratio": ratio, "dims": dims, "dtype": str(dtype).split(".")[1]}
-        print(json.dumps(worst | {"bound": op.error, "launches": op.launches, "seed": SEED}), flush=True)
+        print(
+            json.dumps(worst | {"bound": op.error, "launches": op.launches, "seed": SEED}),
+            flush=True,
+        )
 
 
 def equal(op: spec.Op, dims: spec.Dims, dtype: torch.dtype) -> float:

@@ -20,7 +20,6 @@ from triton.runtime import interpreter
 
 from .spec import INTERPRETED, Kernel, observed
 
-
 EVICT_FIRST = EVICTION_POLICY.EVICT_FIRST
 
 

@@ -54,7 +54,9 @@ class Traffic:
         return self.read + self.written
 
     def __add__(self, other: "Traffic") -> "Traffic":
-        return Traffic(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Traffic(
+            *(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
 
 
 @dataclass
@@ -122,8 +124,10 @@ class Meter(Access):
     def dot(self, m: int, n: int, k: int) -> None:
         self._now.flops += 2 * m * n * k
 
-    def tile(self, first: int, rows: np.ndarray, columns: np.ndarray, size: int, store: bool) -> None:
-        """A load or store of address `first + (rows + columns)·size`, none masked; the quick way."""
+    def tile(
+        self, first: int, rows: np.ndarray, columns: np.ndarray, size: int, store: bool
+    ) -> None:
+        """A load or store at `first + (rows + columns)·size`, none masked; the quick way."""
         key = (size, rows.tobytes(), columns.tobytes())
         if key not in self._outer:
             offsets = (rows + columns).ravel().astype(np.int64) * size

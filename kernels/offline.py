@@ -5,8 +5,7 @@
 
 What an interpreter cannot show is here: that `tl.dot` became matrix instructions, that nothing
 spills, that a kernel whose bytes are promised holds no approximate division and no contracted FMA.
-`faults` is the gate. On NVIDIA the figures are read from ptxas's cubin (registers, spills, matrix
-instructions) and from the PTX (division, FMA: in SASS an exact division is itself made of FMAs).
+`faults` is the gate; assembly.py reads the code.
 
 One process cannot both interpret and compile, so `compile_all` starts workers (`python -m
 trivet.kernels.offline --json`), and a compiler that hangs or crashes is one fault, not the end.
@@ -14,18 +13,15 @@ trivet.kernels.offline --json`), and a compiler that hangs or crashes is one fau
 Compiled is what ships at common shapes: pointers and all 32-bit sizes divisible by 16. Results are
 kept by Triton's own cache (TRITON_CACHE_DIR).
 
-Not covered: sizes not divisible by 16 (narrower loads, fewer pipeline stages); contracted FMAs in
-an AMD kernel that divides, since its exact division is made of FMAs too; run time.
+Not covered: sizes not divisible by 16 (narrower loads, fewer pipeline stages); run time.
 """
 
 import argparse
 import contextlib
 import dataclasses
-import functools
 import importlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -37,20 +33,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import spec
+from . import assembly, spec
 from .spec import TARGETS, Kernel, Tile
 
 # shared memory (LDS) that one program may use: CUDA C programming guide, table "technical
 # specifications per compute capability"; "AMD Instinct MI300" instruction set architecture, 2.2.
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
 SECONDS = 120.0  # a compile that takes longer is given up; the slowest measured took 9
-
-APPROXIMATE = {
-    "cuda": r"\b(?:div\.(?:full|approx)|(?:rcp|sqrt|rsqrt)\.approx)\b",
-    "hip": r"\bv_(?:rcp|rsq|sqrt)_(?:iflag_)?f(?:16|32)(?!\d)",
-}
-FUSED = {"cuda": r"\bfma\.rn\.", "hip": r"\bv_(?:pk_)?(?:fma|fmac|mad|mac)(?:ak|mk)?_f(?:16|32)(?!\d)"}
-MATRIX = {"cuda": r"\b(?:HMMA|HGMMA|IMMA|IGMMA|QGMMA|UTC[A-Z]*MMA)\b", "hip": r"\bv_mfma_"}
 
 
 @dataclass(frozen=True)
@@ -256,7 +245,9 @@ def compile_one(job: Job) -> Compiled:
             "enable_fp_fusion": not kernel.exact,
         },
     )
-    figures = _nvidia(made.asm) if "cubin" in made.asm else _amd(made.asm["amdgcn"])
+    figures: dict[str, Any] = (
+        assembly.nvidia(made.asm) if "cubin" in made.asm else assembly.amd(made.asm["amdgcn"])
+    )
     return dataclasses.replace(
         job.start(),
         shared=made.metadata.shared,
@@ -265,56 +256,8 @@ def compile_one(job: Job) -> Compiled:
     )
 
 
-def _nvidia(asm: Mapping[str, Any]) -> dict[str, int]:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(asm["cubin"])
-        file.flush()
-        usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
-        sass = _tool("nvdisasm", "-c", file.name)
-    used = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    return {
-        "registers": used["REG"],
-        "spills": _count(r"\b(?:STL|LDL)\b", sass),
-        "spill_bytes": used["STACK"] + used["LOCAL"],
-        "matrix": _count(MATRIX["cuda"], sass),
-        "approximate": _count(APPROXIMATE["cuda"], asm["ptx"]),
-        "fused": _count(FUSED["cuda"], asm["ptx"]),
-    }
-
-
-def _amd(code: str) -> dict[str, int]:
-    told = dict(re.findall(r"\.(vgpr_count|vgpr_spill_count|private_segment_fixed_size):\s+(\d+)", code))
-    # An exact division is one v_rcp that v_div_fmas and v_div_fixup put right, and made of FMAs.
-    divisions = _count(r"\bv_div_fixup_f(?:16|32)\b", code)
-    return {
-        "registers": int(told["vgpr_count"]),
-        "spills": int(told["vgpr_spill_count"]),
-        "spill_bytes": int(told["private_segment_fixed_size"]),
-        "matrix": _count(MATRIX["hip"], code),
-        "approximate": max(0, _count(APPROXIMATE["hip"], code) - divisions),
-        "fused": 0 if divisions else _count(FUSED["hip"], code),
-    }
-
-
-def _count(pattern: str, text: str) -> int:
-    return len(re.findall(pattern, text))
-
-
-@functools.cache
-def _binaries() -> Path:
-    import triton.backends.nvidia
-
-    return Path(next(iter(triton.backends.nvidia.__path__))) / "bin"
-
-
-def _tool(name: str, *words: str) -> str:
-    return subprocess.run(
-        [str(_binaries() / name), *words], capture_output=True, text=True, check=True
-    ).stdout
-
-
 def main() -> None:
-    """The worker: one JSON line for each compiled kernel; what the compiler prints goes to stderr."""
+    """The worker: one JSON line for each kernel; what the compiler prints goes to stderr."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m trivet.kernels.offline")
     parser.add_argument("--json", action="store_true", required=True)
     parser.add_argument("--jobs", help="numbers in the matrix; all when not given")
@@ -329,7 +272,9 @@ def main() -> None:
                 made = compile_one(matrix[number])
             except Exception as e:  # the compiler's errors have no common type
                 why = " ".join((str(e).strip() or repr(e)).split())
-                made = dataclasses.replace(matrix[number].start(), failure=f"{type(e).__name__}: {why}")
+                made = dataclasses.replace(
+                    matrix[number].start(), failure=f"{type(e).__name__}: {why}"
+                )
         print(json.dumps(dataclasses.asdict(made)), file=out, flush=True)
 
 

@@ -151,7 +151,7 @@ def two_gemms(at: Shape, quantised: bool = False) -> Directions:
 
 
 def bitsandbytes(at: Shape, adapters: torch.dtype = torch.float32) -> Directions:
-    """NF4 with double quantisation under PEFT: dequantise, multiply, and PEFT's adapter beside it."""
+    """NF4 with double quantisation under PEFT: dequantise, multiply, and add the adapter."""
     weight = _weight(at, quantised=True)
     a = at.meta(at.R, at.K, dtype=adapters).requires_grad_()
     b = at.meta(at.N, at.R, dtype=adapters).requires_grad_()

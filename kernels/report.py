@@ -44,10 +44,10 @@ TRAFFIC = """
 
 bfloat16 activations; float32 adapters in ours, in PEFT and in bitsandbytes + PEFT, bfloat16 in the
 two-GEMM rows and where said. `× least`: bytes over those of the layer's inputs and outputs, each
-moved once (quantised rows: over those with a weight of 4 bits). Ours contains what its tiles re-read
-past an H100's L2; the others are counted as if each launch moved each tensor once, so they are
-flattered. `saved` is kept for backward besides x and the parameters. At {ridge:.0f} FLOP per byte
-and more, a layer is bound by arithmetic on an H100 and fewer bytes do not make it faster.
+moved once (quantised rows: over those with a weight of 4 bits). Ours contains what its tiles
+re-read past an H100's L2; the others are counted as if each launch moved each tensor once, so they
+are flattered. `saved` is kept for backward besides x and the parameters. From {ridge:.0f} FLOP per
+byte on, a layer is bound by arithmetic on an H100 and fewer bytes do not make it faster.
 """
 
 
@@ -68,9 +68,11 @@ def document(found: Row) -> str:
     text += table(
         ["operator", "kernel", "error", "launches", "bytes", *TARGETS],
         [
-            [r["op"], r["kernel"], number(r["error"], ".2f"), number(r["launches"], "d")]
-            + [number(r["bytes"], ".2f")]
-            + [cell(r["targets"][t]) for t in TARGETS]
+            [
+                *(r["op"], r["kernel"], number(r["error"], ".2f"), number(r["launches"], "d")),
+                number(r["bytes"], ".2f"),
+                *(cell(r["targets"][t]) for t in TARGETS),
+            ]
             for r in evidence.summary(found)
         ],
     )
@@ -86,9 +88,11 @@ def document(found: Row) -> str:
         text += f"\n### {shape}\n\n" + table(
             ["layer", "direction", "launches", "MB", "× least", "saved MB", "FLOP per byte"],
             [
-                [r["layer"], r["direction"], str(r["launches"]), f"{r['bytes'] / 1e6:,.0f}"]
-                + [f"{r['ratio']:.2f}", f"{r['saved'] / 1e6:,.1f}"]
-                + [f"{r['flops'] / r['bytes']:,.0f}"]
+                [
+                    *(r["layer"], r["direction"], str(r["launches"])),
+                    *(f"{r['bytes'] / 1e6:,.0f}", f"{r['ratio']:.2f}"),
+                    *(f"{r['saved'] / 1e6:,.1f}", f"{r['flops'] / r['bytes']:,.0f}"),
+                ]
                 for r in found["traffic"]
                 if r["shape"] == shape
             ],

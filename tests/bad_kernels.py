@@ -1,4 +1,4 @@
-"""Kernels that must not ship, one for each thing that the compile gate refuses (test_offline.py)."""
+"""Kernels that must not ship, one for each thing that the compile gate refuses."""
 
 import triton
 import triton.language as tl

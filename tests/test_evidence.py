@@ -1,4 +1,4 @@
-"""The record of what is known of the kernels, what is written from it, and the GPU bench without one.
+"""The record of what is known of the kernels, what is written from it, the bench without a GPU.
 Run: .venv/bin/pytest tests/test_evidence.py
 """
 
@@ -59,7 +59,8 @@ def test_fewer_bytes_than_dequantise_then_multiply() -> None:
             assert moved.bytes > 2 * compulsory(BIG, way, quantised=True), name
 
 
-def _found() -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
     """A small record: what the compiler and the interpreter would say is made up."""
     made = [j.start() for j in offline.jobs()]
     return {
@@ -75,8 +76,9 @@ def _found() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_documents_hold_every_operator_and_are_the_same_twice(tmp_path: Path) -> None:
-    found = _found()
+def test_documents_hold_every_operator_and_are_the_same_twice(
+    tmp_path: Path, found: dict[str, Any]
+) -> None:
     first = [path.read_bytes() for path in report.write(found, tmp_path)]
     assert first == [path.read_bytes() for path in report.write(found, tmp_path)]
     text = first[0].decode()
@@ -85,8 +87,7 @@ def test_documents_hold_every_operator_and_are_the_same_twice(tmp_path: Path) ->
     assert "| ours | forward | 1 |" in text and "spills" in text and "modelled" in text
 
 
-def test_the_table_and_the_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = _found()
+def test_the_table_and_the_refusal(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any]) -> None:
     monkeypatch.setattr(evidence, "collect", lambda progress: found)
     shown = CliRunner().invoke(cli.app, ["kernels"])
     assert shown.exit_code == 3
@@ -96,10 +97,9 @@ def test_the_table_and_the_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(told.stdout)["errors"] == found["errors"]
 
 
-def test_the_errors_come_from_an_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = evidence.errors()
-    assert [r["op"] for r in rows] == [op.name for op in spec.ops()]
-    assert all(0 <= r["ratio"] <= r["bound"] for r in rows)
+def test_the_errors_come_from_an_interpreter() -> None:
+    (row,) = evidence.errors(only=("swiglu",))
+    assert row["op"] == "swiglu" and 0 < row["ratio"] <= row["bound"]
 
 
 def test_residency_is_the_least_of_a_kernels_variants() -> None:

@@ -94,7 +94,7 @@ def _copy(x, y, PASSING: tl.constexpr, BLOCK: tl.constexpr):
 @pytest.mark.parametrize("by", [watching, walking])
 @pytest.mark.parametrize("passing", [False, True])
 def test_what_is_evicted_first_takes_no_room(by, passing: bool) -> None:
-    """200 programs, so two waves, each reading block 0 again; room for what the first wave reads."""
+    """200 programs, so two waves, each reading block 0 again; room for what the first reads."""
     kernel = spec.Kernel(_copy, {}, {"*": spec.Tile({"BLOCK": 8})})
     x, y = torch.ones(1600), torch.empty(1600)
     with by(Meter(l2=140 * 32)) as meter:
