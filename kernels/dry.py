@@ -42,6 +42,27 @@ class Index(np.ndarray):
         return self
 
 
+class Scalar(int):
+    """A known integer; Triton's have a `to`."""
+
+    def to(self, dtype: Any, **_: Any) -> "Scalar":
+        return self
+
+
+def _scalar(operation: str) -> Callable[[Scalar, Any], Any]:
+    plain = getattr(int, operation)
+
+    def method(self: Scalar, other: Any) -> Any:
+        found = plain(self, other)
+        return Scalar(found) if type(found) is int else found
+
+    return method
+
+
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "floordiv", "mod", "and", "or"):
+    setattr(Scalar, f"__{_name}__", _scalar(f"__{_name}__"))
+
+
 class Blank:
     """A tile (or scalar) whose values are left out."""
 
@@ -87,22 +108,26 @@ class Pointer:
 
     __array_ufunc__ = None
 
-    def __init__(self, first: int, type_: Any, size: int, parts: tuple[Any, Any, Any]) -> None:
+    def __init__(
+        self, first: int, type_: Any, size: int, parts: Any = (0, 0, 0), loaded: bool = False
+    ) -> None:
         self.first, self.dtype, self.size, self.parts = first, type_, size, parts
+        self.loaded = loaded  # whether an offset was
 
     def __add__(self, offset: Any) -> "Pointer":
         rows, columns, rest = self.parts
+        first, loaded = self.first, self.loaded
         if isinstance(offset, Blank):
-            offset = np.zeros(offset.shape, np.int64)
+            offset, loaded = np.zeros(offset.shape, np.int64), True
         if not _shape(offset):
-            return Pointer(self.first + int(offset) * self.size, self.dtype, self.size, self.parts)
-        if len(offset.shape) == 2 and offset.shape[1] == 1:
+            first += int(offset) * self.size
+        elif len(offset.shape) == 2 and offset.shape[1] == 1:
             rows = rows + offset
         elif len(offset.shape) == 2 and offset.shape[0] == 1:
             columns = columns + offset
         else:
             rest = rest + offset
-        return Pointer(self.first, self.dtype, self.size, (rows, columns, rest))
+        return Pointer(first, self.dtype, self.size, (rows, columns, rest), loaded)
 
     __radd__ = __add__
 
@@ -113,6 +138,7 @@ class Pointer:
 
     def touch(self, meter: Meter, mask: Any, store: bool, shape: Shape) -> None:
         rows, columns, rest = self.parts
+        meter.assumed += self.loaded or isinstance(mask, Blank)
         if isinstance(mask, Blank):
             shape, mask = _joint(shape, mask.shape), True
         every = bool(np.all(mask))
@@ -142,8 +168,8 @@ class Language:
     def constexpr(self, value: Any) -> Any:
         return value
 
-    def program_id(self, axis: int) -> int:
-        return self.meter.program[axis]
+    def program_id(self, axis: int) -> Scalar:
+        return Scalar(self.meter.program[axis])
 
     def num_programs(self, axis: int) -> int:
         return self.grid[axis]
@@ -292,10 +318,12 @@ def walking(meter: Meter) -> Iterator[Meter]:
 
 def _argument(value: Any, places: dict[int, int]) -> Any:
     """A tensor becomes a pointer into a place of its storage's own."""
+    if type(value) is int:
+        return Scalar(value)
     if not isinstance(value, torch.Tensor):
         return value
     storage = value.untyped_storage()._cdata
     size = value.element_size()
     first = (places.setdefault(storage, len(places) + 1) << 44) + int(value.storage_offset()) * size
     type_ = tl.str_to_ty(mangle_type(value), None)
-    return Pointer(first, type_, size, (0, 0, 0))
+    return Pointer(first, type_, size)

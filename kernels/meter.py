@@ -93,6 +93,7 @@ class Meter(Access):
         self.l2 = l2
         self.resident = resident
         self.launches: list[tuple[str, Traffic]] = []
+        self.assumed = 0  # loads and stores whose addresses or mask the dry walker assumed
         self._patterns: dict[tuple[int, bytes], int] = {}
         self._known: list[Pattern] = []
         self._outer: dict[tuple[int, bytes, bytes], tuple[int, int]] = {}

@@ -61,7 +61,11 @@ def test_the_dry_walk_touches_what_the_interpreter_touches(op: spec.Op) -> None:
         case.ours()
     with walking(Meter()) as dry:
         case.ours()
-    assert dry.launches == interpreted.launches
+    if dry.assumed:  # a table is read at offsets that were loaded: as often, but elsewhere
+        ours, theirs = dry.total, interpreted.total
+        assert (ours.read, ours.written, ours.flops) == (theirs.read, theirs.written, theirs.flops)
+    else:
+        assert dry.launches == interpreted.launches
     assert dry.total.launches == op.launches
 
 
