@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 import triton.language as tl
+from triton._C.libtriton.ir import EVICTION_POLICY
 from triton.runtime import interpreter
 
 from .spec import INTERPRETED, Kernel, observed
+
+EVICT_FIRST = EVICTION_POLICY.EVICT_FIRST
 
 
 def widen(bits: np.ndarray) -> np.ndarray:
@@ -82,6 +85,7 @@ class Access:
     """
 
     program = (0, 0, 0)
+    passing = False  # the store at hand asks to be forgotten first
 
     def begin(self, kernel: Kernel, args: tuple[Any, ...]) -> None:
         """A launch starts."""
@@ -114,6 +118,7 @@ def watching(access: Access) -> Iterator[Access]:
     def create_masked_store(ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
         access.program = builder.grid_idx
         size = interpreter._get_np_dtype(ptrs.get_element_ty()).itemsize
+        access.passing = rest[-1] == EVICT_FIRST
         access.store(_unmasked(ptrs, mask), size)
         return store(ptrs, value, mask, *rest)
 

@@ -75,12 +75,15 @@ class Kernel:
 
         Raises RuntimeError when there is neither a GPU nor the interpreter.
         """
+        tile = self.tile(target())
+        if walk := _walk.get():
+            walk(self, grid(tile.sizes), args, {**constants, **tile.sizes})
+            return
         if not INTERPRETED and not torch.cuda.is_available():
             raise RuntimeError(
                 f"{self.name} is a GPU kernel and this machine has no GPU: use the operator, which "
                 "runs plain torch on the CPU, or set TRITON_INTERPRET=1 before the first import."
             )
-        tile = self.tile(target())
         observers = _observers.get()
         for observer in observers:
             observer.begin(self, args)
@@ -166,6 +169,8 @@ def _squares(
 
 _target: ContextVar[str | None] = ContextVar("target", default=None)
 _observers: ContextVar[tuple[Any, ...]] = ContextVar("observers", default=())
+Walk = Callable[[Kernel, tuple[int, ...], tuple[Any, ...], Mapping[str, Any]], None]
+_walk: ContextVar[Walk | None] = ContextVar("walk", default=None)
 
 
 def target() -> str:
@@ -218,3 +223,13 @@ def observed(observer: Any) -> Iterator[Any]:
         yield observer
     finally:
         _observers.reset(token)
+
+
+@contextmanager
+def walked(walk: Walk) -> Iterator[None]:
+    """`walk(kernel, grid, args, constants)` stands in for the GPU (see dry.py)."""
+    token = _walk.set(walk)
+    try:
+        yield
+    finally:
+        _walk.reset(token)
