@@ -24,7 +24,7 @@ import torch
 
 from . import offline, peers, spec
 from .dry import walking
-from .lora_kernels import launch_backward, launch_forward
+from .lora_launch import launch_backward, launch_forward
 from .meter import Meter
 from .peers import Moved, Shape
 from .spec import Kernel
