@@ -61,6 +61,9 @@ class Tune(Section):
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     patience: int = Field(3, ge=1, description="epochs without a better validation loss")
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    kernels: Literal["trivet", "peft"] = Field(
+        "trivet", description="our kernels under the adapter's model, or stock PEFT"
+    )
     label_names: bool = Field(True, description="start the head from the label's own words")
     seed: int = 0
 

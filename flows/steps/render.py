@@ -9,7 +9,7 @@ answer and the right answer at each. The loss, the scorer and every backend work
   Language Model Embeddings", section 3). A tag is read at a word's last token.
 - generate: one before each token of the assistant's last reply, its stop token included.
 
-Not covered: packing several rows into one.
+Not covered: rows packed into one, which is how a batch is laid out (train.py), not a row.
 """
 
 from collections.abc import Iterable, Sequence

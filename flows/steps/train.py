@@ -1,8 +1,8 @@
 """The one training loop.
 
 It knows examples (token ids, answer positions, targets) and a model with some weights left
-trainable; the techniques differ in the layers, not here. Its whole state lies in one checkpoint,
-so that a run killed at any moment goes on with the same losses as one that was not.
+trainable; techniques and kernels differ in the layers, not here. Its whole state lies in one
+checkpoint, so that a run killed at any moment goes on with the same losses as one that was not.
 
 Not covered: more than one process.
 """
@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, PeftModelForCausalLM
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import get_cosine_schedule_with_warmup
 
+from ...kernels.attention import NAME as PACKED
+from ...kernels.patch import patch
 from ..recipe import Tune
 from .backends import answers, batch_of, device_of
 from .render import Example
@@ -60,9 +63,37 @@ class State:
 
 
 def loss_of(model: PeftModel, batch: list[Example]) -> torch.Tensor:
-    """Mean cross-entropy over the batch's answers, in float32."""
+    """Mean cross-entropy over the batch's answers, in float32.
+
+    A language model makes its loss itself, over labels: with our kernels it never holds the logits
+    of all tokens, and its rows lie end to end in one.
+    """
+    if isinstance(model, PeftModelForCausalLM):
+        packed = model.config._attn_implementation == PACKED
+        return cast(Tensor, model(**labelled(batch, model, packed)).loss).float()
     targets = torch.tensor([t for e in batch for t in e.targets], device=device_of(model))
     return F.cross_entropy(answers(model, batch_of(batch, model)).float(), targets, ignore_index=-1)
+
+
+def labelled(batch: list[Example], model: PeftModel, packed: bool) -> dict[str, Tensor]:
+    """A language model's inputs: ids, labels and either a mask or, `packed`, positions [1, tokens].
+
+    labels [rows, length]: the target at the position after the one that answers, else -100.
+    """
+    padded = batch_of(batch, model)
+    targets = torch.tensor([t for e in batch for t in e.targets], device=device_of(model))
+    labels = torch.full_like(padded.ids, -100)
+    labels[padded.row, padded.position + 1] = torch.where(targets < 0, -100, targets)
+    if not packed:
+        return {"input_ids": padded.ids, "attention_mask": padded.mask, "labels": labels}
+    real = padded.mask.bool()
+    lengths = padded.mask.sum(1)
+    return {
+        "input_ids": padded.ids[real][None],
+        "labels": labels[real][None],
+        "position_ids": (padded.mask.cumsum(1) - 1)[real][None],
+        "cu_seq_lens_q": F.pad(lengths.cumsum(0), (1, 0)).int().cpu(),
+    }
 
 
 @torch.no_grad()
@@ -93,6 +124,8 @@ def fit(
     `on_step` gets each point of the curve and the share of the work done, 0-1. Called again with
     the same arguments after a kill, it goes on from the last checkpoint in `folder`.
     """
+    if tune.kernels == "trivet":
+        patch(model)
     weights = [p for p in model.parameters() if p.requires_grad]
     for weight in weights:
         weight.data = weight.data.float()
