@@ -27,10 +27,10 @@ def forgetting(x: Tensor) -> AbstractContextManager[Any]:
     make = getattr(x, "made_by", None)
     if make is None or torch.compiler.is_compiling():
         return nullcontext()
-    start = x.data_ptr()
+    first, count = x.data_ptr(), x.numel()  # not x itself: the hooks live until backward
 
     def pack(saved: Tensor) -> Any:
-        same = saved.data_ptr() == start and saved.numel() == x.numel()
+        same = saved.data_ptr() == first and saved.numel() == count
         return saved.shape if same else saved
 
     def unpack(kept: Any) -> Tensor:
