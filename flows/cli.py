@@ -17,8 +17,8 @@ from rich.markup import escape
 from rich.text import Text
 
 from .. import UserError, workspace
+from . import kernels_cli, tables, up
 from . import schedule as scheduling
-from . import tables, up
 from .recipe import load
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(kernels_cli.app, name="kernels")
 out = Console(highlight=False)
 
 RecipeFile = Annotated[str, typer.Argument(help="A recipe file, or a shipped one by its name.")]

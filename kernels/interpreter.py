@@ -1,9 +1,9 @@
 """Triton's interpreter, made right for bfloat16 and made to tell what a kernel touches.
 
-The interpreter runs a kernel program by program in NumPy, without a GPU. As it comes (triton 3.7.1)
-its bfloat16 is unusable: dot multiplies the raw bits, a cast truncates. `repair` mends both; it is
-called on import when TRITON_INTERPRET=1. What it does not show is what the compiler does: contracted
-multiply-adds, approximate division, TF32. offline.py looks at those.
+The interpreter runs a kernel program by program in NumPy, without a GPU. In triton 3.7.1 its
+bfloat16 is unusable: dot multiplies the raw bits, a cast truncates. `repair` mends both; it is
+called on import when TRITON_INTERPRET=1. What no interpreter shows is what the compiler does:
+contracted multiply-adds, approximate division, TF32. offline.py looks at those.
 
 Not covered: atomics and inline assembly, which no kernel here uses.
 """
@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 import triton.language as tl
+from triton._C.libtriton.ir import EVICTION_POLICY
 from triton.runtime import interpreter
 
 from .spec import INTERPRETED, Kernel, observed
+
+EVICT_FIRST = EVICTION_POLICY.EVICT_FIRST
 
 
 def widen(bits: np.ndarray) -> np.ndarray:
@@ -82,6 +85,7 @@ class Access:
     """
 
     program = (0, 0, 0)
+    passing = False  # the store at hand asks to be forgotten first
 
     def begin(self, kernel: Kernel, args: tuple[Any, ...]) -> None:
         """A launch starts."""
@@ -108,20 +112,24 @@ def watching(access: Access) -> Iterator[Access]:
     def create_masked_load(ptrs: Any, mask: Any, *rest: Any) -> Any:
         access.program = builder.grid_idx
         size = interpreter._get_np_dtype(ptrs.get_element_ty()).itemsize
-        access.load(ptrs.data[np.broadcast_to(mask.data, ptrs.data.shape)], size)
+        access.load(_unmasked(ptrs, mask), size)
         return load(ptrs, mask, *rest)
 
     def create_masked_store(ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
         access.program = builder.grid_idx
         size = interpreter._get_np_dtype(ptrs.get_element_ty()).itemsize
-        access.store(ptrs.data[np.broadcast_to(mask.data, ptrs.data.shape)], size)
+        access.passing = rest[-1] == EVICT_FIRST
+        access.store(_unmasked(ptrs, mask), size)
         return store(ptrs, value, mask, *rest)
 
     def create_dot(a: Any, b: Any, *rest: Any) -> Any:
         access.dot(a.data.shape[-2], b.data.shape[-1], a.data.shape[-1])
         return dot(a, b, *rest)
 
-    builder.create_masked_load, builder.create_masked_store = create_masked_load, create_masked_store
+    builder.create_masked_load, builder.create_masked_store = (
+        create_masked_load,
+        create_masked_store,
+    )
     builder.create_dot = create_dot
     try:
         with observed(access):
@@ -129,6 +137,11 @@ def watching(access: Access) -> Iterator[Access]:
     finally:
         builder.create_masked_load, builder.create_masked_store = load, store
         builder.create_dot = dot
+
+
+def _unmasked(pointers: Any, mask: Any) -> np.ndarray:
+    keep = np.broadcast_to(mask.data.astype(bool), pointers.data.shape)
+    return pointers.data[keep]
 
 
 class Checker(Access):

@@ -11,9 +11,9 @@ is the one whose registers and traffic were looked at.
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-MODULES: tuple[str, ...] = ("loss", "norm", "rope", "swiglu")
+MODULES = ("lora", "dora", "nf4", "int4", "int8", "qlora", "loss", "norm", "rope", "swiglu")
 
 Tensors = tuple[torch.Tensor, ...]
 Dims = Mapping[str, int]
@@ -59,10 +59,11 @@ class Kernel:
     matmul: bool = False
     exact: bool = False
     registers: int = 200  # at most, on sm_80 and sm_90
+    label: str = ""
 
     @property
     def name(self) -> str:
-        return str(self.fn.__name__)
+        return self.label or str(self.fn.__name__)
 
     def tile(self, target: str) -> Tile:
         return self.tiles.get(target) or self.tiles["*"]
@@ -74,12 +75,15 @@ class Kernel:
 
         Raises RuntimeError when there is neither a GPU nor the interpreter.
         """
+        tile = self.tile(target())
+        if walk := _walk.get():
+            walk(self, grid(tile.sizes), args, {**constants, **tile.sizes})
+            return
         if not INTERPRETED and not torch.cuda.is_available():
             raise RuntimeError(
                 f"{self.name} is a GPU kernel and this machine has no GPU: use the operator, which "
                 "runs plain torch on the CPU, or set TRITON_INTERPRET=1 before the first import."
             )
-        tile = self.tile(target())
         observers = _observers.get()
         for observer in observers:
             observer.begin(self, args)
@@ -124,7 +128,6 @@ class Op:
     launches: int
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16)
     error: float = 2.0
-    checks: tuple[Callable[[Dims], bool], ...] = field(default=())  # dims that make no sense
 
 
 def ops() -> list[Op]:
@@ -136,29 +139,38 @@ def ops() -> list[Op]:
     return found
 
 
-def error(got: torch.Tensor, truth: torch.Tensor) -> float:
-    """‖got − truth‖ / ‖truth‖ in float64; what cannot be represented any better counts as error.
+def error_ratio(op: Op, dims: Dims, dtype: torch.dtype, seed: int = 0) -> float:
+    """‖ours − truth‖ / ‖eager − truth‖, the worst of the op's outputs; at most `op.error` is asked.
 
-    The floor, the rounding of `truth` itself to `got`'s dtype but at least a quarter of its unit
-    roundoff, keeps a lucky eager result from being an impossible measure.
+    Both norms run over several draws until each output has 256 elements (at most 32 draws): the
+    ratio of two single rounding errors says nothing. What counts for eager is at least the error of
+    rounding the truth to `dtype`, and a quarter of the unit roundoff: nobody does better than that.
     """
-    exact = truth.double()
-    norm = exact.norm().clamp_min(1e-300)
-    return float((got.double() - exact).norm() / norm)
+    squares: list[list[float]] = []
+    for draw in range(32):
+        case = op.case(dims, dtype, seed * 32 + draw)
+        rows = list(zip(case.ours(), case.eager(), case.truth(), strict=True))
+        squares.append([x for row in rows for x in _squares(*row, dtype)])
+        if (draw + 1) * min(truth.numel() for _, _, truth in rows) >= 256:
+            break
+    sums = [sum(column) for column in zip(*squares, strict=True)]
+    return max((ours / eager) ** 0.5 for ours, eager in zip(sums[::2], sums[1::2], strict=True))
 
 
-def floor(dtype: torch.dtype, truth: torch.Tensor) -> float:
-    """The least error (see `error`) that a result in `dtype` is measured against."""
-    return max(error(truth.to(dtype), truth), torch.finfo(dtype).eps / 8)
+def _squares(
+    ours: torch.Tensor, eager: torch.Tensor, truth: torch.Tensor, dtype: torch.dtype
+) -> tuple[float, float]:
+    def square(got: torch.Tensor) -> float:
+        return float((got.double() - truth).square().sum())
 
-
-def device() -> torch.device:
-    """Where tests and benchmarks put a case's tensors: the GPU, or the interpreter's CPU."""
-    return torch.device("cpu" if INTERPRETED else "cuda")
+    least = (torch.finfo(dtype).eps / 8) ** 2 * float(truth.square().sum())
+    return square(ours), max(square(eager), square(truth.to(dtype)), least, 1e-300)
 
 
 _target: ContextVar[str | None] = ContextVar("target", default=None)
 _observers: ContextVar[tuple[Any, ...]] = ContextVar("observers", default=())
+Walk = Callable[[Kernel, tuple[int, ...], tuple[Any, ...], Mapping[str, Any]], None]
+_walk: ContextVar[Walk | None] = ContextVar("walk", default=None)
 
 
 def target() -> str:
@@ -172,6 +184,25 @@ def target() -> str:
         return "gfx942"
     major = torch.cuda.get_device_capability()[0]
     return {8: "sm_80", 9: "sm_90"}.get(major, "sm_100" if major >= 10 else "sm_80")
+
+
+def autocast(x: torch.Tensor) -> torch.Tensor:
+    """x as torch's own linear layers would take it: under autocast in autocast's dtype."""
+    kind = x.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind):
+        return x.to(torch.get_autocast_dtype(kind))
+    return x
+
+
+def without_autocast(x: torch.Tensor) -> AbstractContextManager[Any]:
+    """For an operator whose casts are made: inside it autocast would make others."""
+    kind = x.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+
+
+def device() -> torch.device:
+    """Where a case's inputs lie: the CPU when interpreted, else the GPU."""
+    return torch.device("cpu" if INTERPRETED else "cuda")
 
 
 @contextmanager
@@ -192,3 +223,13 @@ def observed(observer: Any) -> Iterator[Any]:
         yield observer
     finally:
         _observers.reset(token)
+
+
+@contextmanager
+def walked(walk: Walk) -> Iterator[None]:
+    """`walk(kernel, grid, args, constants)` stands in for the GPU (see dry.py)."""
+    token = _walk.set(walk)
+    try:
+        yield
+    finally:
+        _walk.reset(token)

@@ -42,6 +42,9 @@ fixed_points = 100.0
 """
 
 
+TASKS = 17  # of a run with its FPGA leg
+
+
 class Workspace:
     """A clone with its own servers, and the command line in it."""
 

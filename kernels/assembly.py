@@ -1,0 +1,78 @@
+"""What a compiled kernel's code holds: registers, spills, matrix instructions, inexact arithmetic.
+
+On NVIDIA registers, spills and matrix instructions are read from ptxas's cubin, with the cuobjdump
+and nvdisasm of Triton's wheel; divisions and multiply-adds from the PTX, since in SASS an exact
+division is itself made of FMAs. On AMD all is read from the assembly text.
+
+Not covered: contracted FMAs in an AMD kernel that divides, for the same reason.
+"""
+
+import functools
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+APPROXIMATE = {
+    "cuda": r"\b(?:div\.(?:full|approx)|(?:rcp|sqrt|rsqrt)\.approx)\b",
+    "hip": r"\bv_(?:rcp|rsq|sqrt)_(?:iflag_)?f(?:16|32)(?!\d)",
+}
+FUSED = {
+    "cuda": r"\bfma\.rn\.",
+    "hip": r"\bv_(?:pk_)?(?:fma|fmac|mad|mac)(?:ak|mk)?_f(?:16|32)(?!\d)",
+}
+MATRIX = {"cuda": r"\b(?:HMMA|HGMMA|IMMA|IGMMA|QGMMA|UTC[A-Z]*MMA)\b", "hip": r"\bv_mfma_"}
+
+
+def nvidia(asm: Mapping[str, Any]) -> dict[str, int]:
+    """Figures from a kernel's "ptx" and "cubin"; spills are instructions."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
+        sass = _tool("nvdisasm", "-c", file.name)
+    used = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    return {
+        "registers": used["REG"],
+        "spills": _count(r"\b(?:STL|LDL)\b", sass),
+        "spill_bytes": used["STACK"] + used["LOCAL"],
+        "matrix": _count(MATRIX["cuda"], sass),
+        "approximate": _count(APPROXIMATE["cuda"], asm["ptx"]),
+        "fused": _count(FUSED["cuda"], asm["ptx"]),
+    }
+
+
+def amd(code: str) -> dict[str, int]:
+    """Figures from a kernel's "amdgcn" text; spills are registers."""
+    told = dict(
+        re.findall(r"\.(vgpr_count|vgpr_spill_count|private_segment_fixed_size):\s+(\d+)", code)
+    )
+    # An exact division is one v_rcp that v_div_fmas and v_div_fixup put right, and made of FMAs.
+    divisions = _count(r"\bv_div_fixup_f(?:16|32)\b", code)
+    return {
+        "registers": int(told["vgpr_count"]),
+        "spills": int(told["vgpr_spill_count"]),
+        "spill_bytes": int(told["private_segment_fixed_size"]),
+        "matrix": _count(MATRIX["hip"], code),
+        "approximate": max(0, _count(APPROXIMATE["hip"], code) - divisions),
+        "fused": 0 if divisions else _count(FUSED["hip"], code),
+    }
+
+
+def _count(pattern: str, text: str) -> int:
+    return len(re.findall(pattern, text))
+
+
+@functools.cache
+def _binaries() -> Path:
+    import triton.backends.nvidia
+
+    return Path(next(iter(triton.backends.nvidia.__path__))) / "bin"
+
+
+def _tool(name: str, *words: str) -> str:
+    return subprocess.run(
+        [str(_binaries() / name), *words], capture_output=True, text=True, check=True
+    ).stdout

@@ -1,0 +1,242 @@
+"""What is known of the kernels without a GPU, gathered into one record.
+
+    error     = ‖ours − truth‖ / ‖eager − truth‖, worst over shapes and dtypes (interpreted)
+    modelled  = bytes to and from DRAM by meter.py's L2 model; compulsory = each of the layer's
+                inputs read once and each of its outputs written once
+    registers, spills, matrix instructions: offline.py
+
+The figures depend on the kernels, torch's and Triton's versions and the seed, not on the machine.
+
+Not covered: time. bench.py measures it where there is a GPU.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import torch
+
+from . import offline, peers, spec
+from .dry import walking
+from .lora_kernels import launch_backward, launch_forward
+from .meter import Meter
+from .peers import Moved, Shape
+from .spec import Kernel
+from .weight import Weight
+
+TARGET = "sm_90"  # the meter's model is an H100's
+SHAPES = (Shape(8192, 4096, 4096), Shape(8192, 4096, 14336), Shape(256, 4096, 4096))
+DIRECTIONS = ("forward", "backward")
+SEED = 0
+
+Row = dict[str, Any]
+Progress = Callable[[float], None]
+
+
+def collect(progress: Progress = lambda share: None, shapes: tuple[Shape, ...] = SHAPES) -> Row:
+    """Lists of rows: "kernels", "faults", "errors", "traffic"; "versions". Takes minutes."""
+    made = offline.compile_all(progress=lambda share: progress(0.4 * share))
+    found = errors(lambda share: progress(0.4 + 0.2 * share))
+    moved = traffic(shapes, residency(made), lambda share: progress(0.6 + 0.4 * share))
+    return {
+        "kernels": [dataclasses.asdict(c) for c in made],
+        "faults": [fault for c in made for fault in offline.faults(c)],
+        "errors": found,
+        "traffic": moved,
+        "versions": {"torch": torch.__version__.split("+")[0], "triton": _triton()},
+    }
+
+
+def residency(made: list[offline.Compiled]) -> dict[tuple[str, str], int]:
+    """Programs that an SM holds at once, by kernel and tile; the fewest of its variants."""
+    found: dict[tuple[str, str], int] = {}
+    for c in made:
+        if c.target == TARGET and not c.failure:
+            key = (c.kernel, c.tile)
+            found[key] = min(found.get(key, c.resident), c.resident)
+    return found
+
+
+def errors(progress: Progress = lambda share: None, only: tuple[str, ...] = ()) -> list[Row]:
+    """Each operator's worst error ratio over three shapes and its dtypes, in an interpreter.
+
+    `only`: these operators.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "trivet.kernels.evidence", *only],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+    )
+    found, count = [], len(only or spec.ops())
+    for line in process.stdout or ():
+        found.append(json.loads(line))
+        progress(len(found) / count)
+    if process.wait():
+        raise RuntimeError(f"the interpreter ended with {process.returncode}; its words are above")
+    return found
+
+
+def _interpret() -> None:
+    """The worker of `errors`: one JSON line for each operator."""
+    torch.set_num_threads(1)
+    for op in spec.ops():
+        if sys.argv[1:] and op.name not in sys.argv[1:]:
+            continue
+        worst: Row = {"op": op.name, "ratio": -1.0}
+        for number in range(3):
+            # later sizes first: they are the larger ones, where rounding errors add up
+            dims = {
+                name: sizes[-1 - (number * (1 + place)) % len(sizes)]
+                for place, (name, sizes) in enumerate(op.dims.items())
+            }
+            for dtype in op.dtypes:
+                ratio = equal(op, dims, dtype) if op.error == 0 else None
+                ratio = spec.error_ratio(op, dims, dtype, SEED) if ratio is None else ratio
+                if ratio > worst["ratio"]:
+                    worst |= {"ratio": ratio, "dims": dims, "dtype": str(dtype).split(".")[1]}
+        print(
+            json.dumps(worst | {"bound": op.error, "launches": op.launches, "seed": SEED}),
+            flush=True,
+        )
+
+
+def equal(op: spec.Op, dims: spec.Dims, dtype: torch.dtype) -> float:
+    """0 when an operator whose bytes are promised keeps the promise, else infinity."""
+    case = op.case(dims, dtype, SEED)
+    same = all(map(torch.equal, case.ours(), case.eager()))
+    return 0.0 if same else float("inf")
+
+
+def traffic(
+    shapes: tuple[Shape, ...] = SHAPES,
+    resident: dict[tuple[str, str], int] | None = None,
+    progress: Progress = lambda share: None,
+) -> list[Row]:
+    """Launches and bytes of our layer (modelled) and of others (the least that they can move)."""
+    rows: list[Row] = []
+    todo = [(at, way, resident or {}) for at in shapes for way in DIRECTIONS]
+    # spawned: a forked child would inherit torch's threads in whatever state they are
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        for (at, way, _), moved in zip(todo, pool.map(_ours, todo), strict=True):
+            rows.append(_row(at, way, "ours", moved, flops(at, way)))
+            progress(len(rows) / len(todo))
+    for at in shapes:
+        for name, peer in (peers.PEERS | peers.QUANTISED_PEERS).items():
+            quantised = name in peers.QUANTISED_PEERS
+            for way, moved in zip(DIRECTIONS, peer(at), strict=True):
+                rows.append(_row(at, way, name, moved, flops(at, way), quantised))
+    return rows
+
+
+def _row(at: Shape, way: str, who: str, moved: Moved, work: int, quantised: bool = False) -> Row:
+    least = compulsory(at, way, quantised)
+    return {
+        "shape": str(at),
+        "direction": way,
+        "layer": who,
+        "quantised": quantised,
+        **dataclasses.asdict(moved),
+        "compulsory": least,
+        "ratio": moved.bytes / least,
+        "flops": work,
+    }
+
+
+def compulsory(at: Shape, way: str, quantised: bool = False) -> int:
+    """Bytes of the layer's inputs and outputs: 16-bit activations, 32-bit adapters."""
+    weight = at.N * at.K * (0.5 + 1 / 64 + 4 / (64 * 256) if quantised else 2)
+    adapters = 4 * at.R * (at.K + at.N)
+    activations = 2 * at.M * (at.K + at.N)
+    if way == "forward":  # x, W, A, B -> y
+        return int(activations + weight + adapters)
+    return int(activations + 2 * at.M * at.K + weight + 2 * adapters)  # and dx, dA, dB
+
+
+def flops(at: Shape, way: str) -> int:
+    """Of the formula: the base's product once, the adapter's two; backward two more for dA, dB."""
+    low = 2 * at.M * at.R * (at.K + at.N)
+    return 2 * at.M * at.N * at.K + (low if way == "forward" else 2 * low)
+
+
+def ours(at: Shape, way: str, resident: dict[tuple[str, str], int]) -> Moved:
+    """Our LoRA layer in 16 bits with 32-bit adapters, walked through."""
+
+    def fits(kernel: Kernel) -> int:
+        return resident.get((kernel.name, offline.described(kernel.tile(TARGET))), 1)
+
+    x, w, dy = at.meta(at.M, at.K), Weight(at.meta(at.N, at.K)), at.meta(at.M, at.N)
+    a, b = (at.meta(*s, dtype=torch.float32) for s in ((at.R, at.K), (at.N, at.R)))
+    h = at.meta(at.M, at.R)
+    with spec.on(TARGET), walking(Meter(resident=fits)) as meter:
+        if way == "forward":
+            launch_forward(x, w, None, a, b, None, 2.0, 0.0, SEED)
+        else:
+            launch_backward(dy, x, w, None, a, b, None, h, None, 2.0, 0.0, SEED)
+    total = meter.total
+    saved = peers.nbytes(h) if way == "forward" else 0
+    return Moved(total.launches, total.modelled, saved)
+
+
+def _ours(job: tuple[Shape, str, dict[tuple[str, str], int]]) -> Moved:
+    torch.set_num_threads(1)
+    return ours(*job)
+
+
+def summary(found: Row) -> list[Row]:
+    """One row for each operator and kernel, worst over variants; what the table shows."""
+    by_op = {row["op"]: row for row in found["errors"]}
+    layer = {r["direction"]: r for r in reversed(found["traffic"]) if r["layer"] == "ours"}
+    rows: list[Row] = []
+    shown: set[tuple[str, str]] = set()
+    for op in spec.ops():
+        error = by_op[op.name]
+        names = dict.fromkeys(k.name for k in op.kernels)
+        for place, name in enumerate(names):
+            if place and (name, "") in shown:
+                continue
+            shown.add((name, ""))
+            way = _direction(name)
+            rows.append(
+                {
+                    "op": op.name if place == 0 else "",
+                    "kernel": name.removesuffix("_kernel"),
+                    "error": error["ratio"] if place == 0 else None,
+                    "bound": error["bound"],
+                    "launches": op.launches if place == 0 else None,
+                    "bytes": layer[way]["ratio"] if op.name == "lora_linear" and way else None,
+                    "targets": {t: _worst(found["kernels"], name, t) for t in spec.TARGETS},
+                }
+            )
+    return rows
+
+
+def _direction(name: str) -> str:
+    return {"lora_forward_kernel": "forward", "lora_dx_kernel": "backward"}.get(name, "")
+
+
+def _worst(made: list[Row], name: str, target: str) -> Row:
+    of = [c for c in made if c["kernel"] == name and c["target"] == target]
+    return {
+        "registers": max(c["registers"] for c in of),
+        "spills": max(c["spills"] for c in of),
+        "matrix": min(c["matrix"] for c in of),
+        "matmul": all(c["matmul"] for c in of),
+        "failed": any(c["failure"] for c in of),
+    }
+
+
+def _triton() -> str:
+    import triton
+
+    return str(triton.__version__)
+
+
+if __name__ == "__main__":
+    _interpret()

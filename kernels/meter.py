@@ -1,0 +1,207 @@
+"""How many bytes a sequence of launches moves, counted without a GPU.
+
+    requested = Σ over loads and stores of the elements that are not masked out × their size
+    sectors   = Σ over loads and stores of the 32-byte sectors that one touches
+    unique    = bytes that a launch touches, each counted once    FLOPs = Σ over tl.dot of 2·M·N·K
+    modelled  = bytes between L2 and DRAM, by the model below
+
+`Meter` watches Triton's interpreter (small shapes) or the dry walker of dry.py (any shape); the two
+agree exactly, which tests/test_meter.py shows.
+
+The model of the L2 is an H100's: 132 SMs, 50 MB ("NVIDIA H100 Tensor Core GPU Architecture", 2022,
+table 3). `132 × resident` programs, in the order of their number, make a wave. A wave's programs
+advance in lockstep, one load or store at a time, and the next wave begins when all have ended. The
+cache is fully associative, forgets the least recently used, holds the whole tile of a load or store
+as one thing, and starts each launch cold. A written tile goes to DRAM when it is forgotten or at
+the end; one stored with `evict_first` goes there at once and takes no room.
+
+Not covered: L1, the L2's two halves (a line that both read may be held twice; `l2=25 << 20` is the
+worst case), associativity, compression, what programs that run ahead or behind do to each other.
+Two loads of the same bytes by tiles of different shapes count twice, so the model errs upwards.
+Where a load's addresses or mask come from loaded values, the dry walker assumes offset 0 and true.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .interpreter import Access
+from .spec import Kernel
+
+SMS = 132
+L2 = 50 << 20
+SECTOR = 32
+
+
+@dataclass
+class Traffic:
+    """What one or more launches moved, in bytes; see the module's formulas."""
+
+    launches: int = 0
+    read: int = 0
+    written: int = 0
+    sectors: int = 0
+    unique: int = 0
+    modelled: int = 0
+    flops: int = 0
+
+    @property
+    def requested(self) -> int:
+        return self.read + self.written
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(
+            *(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
+
+
+@dataclass
+class Pattern:
+    """The byte offsets that one load or store touches, from its first address on."""
+
+    offsets: np.ndarray
+    size: int
+    sectors: dict[int, int] = field(default_factory=dict)  # by the first address modulo 32
+
+    @cached_property
+    def runs(self) -> np.ndarray:
+        """[., 2] begin and end of each run of adjacent bytes."""
+        at = np.unique(self.offsets)
+        breaks = np.flatnonzero(np.diff(at) > self.size) + 1
+        starts = at[np.concatenate([[0], breaks])]
+        ends = at[np.concatenate([breaks - 1, [len(at) - 1]])] + self.size
+        return np.stack([starts, ends], 1)
+
+    def sectors_at(self, address: int) -> int:
+        phase = address % SECTOR
+        if phase not in self.sectors:
+            self.sectors[phase] = len(np.unique((phase + self.offsets) // SECTOR))
+        return self.sectors[phase]
+
+
+class Meter(Access):
+    """Counts a sequence of launches: `launches` has each one's name and `Traffic`, `total` the sum.
+
+    `resident`: how many programs of a kernel an SM holds at once.
+    """
+
+    def __init__(self, l2: int = L2, resident: Callable[[Kernel], int] = lambda kernel: 1) -> None:
+        self.l2 = l2
+        self.resident = resident
+        self.launches: list[tuple[str, Traffic]] = []
+        self.assumed = 0  # loads and stores whose addresses or mask the dry walker assumed
+        self._patterns: dict[tuple[int, bytes], int] = {}
+        self._known: list[Pattern] = []
+        self._outer: dict[tuple[int, bytes, bytes], tuple[int, int]] = {}
+        self._tiles: dict[tuple[int, int], int] = {}
+
+    @property
+    def total(self) -> Traffic:
+        return sum((t for _, t in self.launches), Traffic())
+
+    def begin(self, kernel: Kernel, args: tuple[Any, ...]) -> None:
+        self._now, self._resident = Traffic(launches=1), self.resident(kernel)
+        self.launches.append((kernel.name, self._now))
+        self.trace: dict[tuple[int, int, int], list[int]] = {}
+        self._passed = 0
+        self._touched: set[int] = set()
+
+    def end(self) -> None:
+        order = sorted(self.trace, key=lambda xyz: xyz[::-1])  # a GPU starts x fastest
+        programs = [self.trace[p] for p in order]
+        self._now.modelled = self._passed + self.dram(programs, SMS * self._resident)
+        self._now.unique = self._union(self._touched)
+
+    def load(self, addresses: np.ndarray, size: int) -> None:
+        self._any(addresses, size, store=False)
+
+    def store(self, addresses: np.ndarray, size: int) -> None:
+        self._any(addresses, size, store=True)
+
+    def dot(self, m: int, n: int, k: int) -> None:
+        self._now.flops += 2 * m * n * k
+
+    def tile(
+        self, first: int, rows: np.ndarray, columns: np.ndarray, size: int, store: bool
+    ) -> None:
+        """A load or store at `first + (rows + columns)·size`, none masked; the quick way."""
+        key = (size, rows.tobytes(), columns.tobytes())
+        if key not in self._outer:
+            offsets = (rows + columns).ravel().astype(np.int64) * size
+            self._outer[key] = (int(offsets[0]), self._pattern(offsets - offsets[0], size))
+        shift, pattern = self._outer[key]
+        self._touch(first + shift, pattern, store)
+
+    def _any(self, addresses: np.ndarray, size: int, store: bool) -> None:
+        flat = addresses.ravel().astype(np.int64)
+        if flat.size:
+            self._touch(int(flat[0]), self._pattern(flat - flat[0], size), store)
+
+    def _pattern(self, offsets: np.ndarray, size: int) -> int:
+        key = (size, offsets.tobytes())
+        if key not in self._patterns:
+            self._patterns[key] = len(self._known)
+            self._known.append(Pattern(offsets, size))
+        return self._patterns[key]
+
+    def _touch(self, address: int, pattern: int, store: bool) -> None:
+        known, now = self._known[pattern], self._now
+        requested = known.offsets.size * known.size
+        if store:
+            now.written += requested
+        else:
+            now.read += requested
+        now.sectors += known.sectors_at(address)
+        tile = self._tiles.setdefault((address, pattern), len(self._tiles))
+        self._touched.add(tile)
+        if store and self.passing:
+            self._passed += SECTOR * known.sectors_at(address)
+            return
+        self.trace.setdefault(self.program, []).append(~tile if store else tile)
+
+    def _union(self, touched: set[int]) -> int:
+        tiles = list(self._tiles)
+        parts = [np.zeros((0, 2), np.int64)]
+        for address, pattern in map(tiles.__getitem__, touched):
+            parts.append(address + self._known[pattern].runs)
+        runs = np.concatenate(parts)
+        runs = runs[np.argsort(runs[:, 0], kind="stable")]
+        ends = np.maximum.accumulate(runs[:, 1])
+        starts = np.maximum(runs[1:, 0], ends[:-1])
+        return int((runs[:1, 1] - runs[:1, 0]).sum() + np.maximum(runs[1:, 1] - starts, 0).sum())
+
+    def dram(self, programs: list[list[int]], slots: int) -> int:
+        """Bytes to and from DRAM when `programs` run in this order, `slots` at a time."""
+        bytes_of = [
+            SECTOR * self._known[pattern].sectors_at(address) for address, pattern in self._tiles
+        ]
+        cache: OrderedDict[int, bool] = OrderedDict()  # tile -> written to
+        held = moved = 0
+        for tile in _lockstep(programs, slots):
+            store = tile < 0
+            tile = ~tile if store else tile
+            if tile in cache:
+                cache.move_to_end(tile)
+                cache[tile] |= store
+                continue
+            cache[tile] = store
+            held += bytes_of[tile]
+            moved += 0 if store else bytes_of[tile]
+            while held > self.l2:
+                old, dirty = cache.popitem(last=False)
+                held -= bytes_of[old]
+                moved += bytes_of[old] if dirty else 0
+        return moved + sum(bytes_of[tile] for tile, dirty in cache.items() if dirty)
+
+
+def _lockstep(programs: list[list[int]], slots: int) -> Iterator[int]:
+    for start in range(0, len(programs), slots):
+        wave = programs[start : start + slots]
+        for step in range(max(map(len, wave))):
+            for events in wave:
+                if step < len(events):
+                    yield events[step]

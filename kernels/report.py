@@ -1,0 +1,163 @@
+"""The evidence as docs/kernels.md, with a roofline picture (Williams, Waterman and Patterson 2009).
+
+    attainable FLOP/s = min(peak, intensity × bandwidth)      intensity = FLOPs / modelled bytes
+
+Peak and bandwidth are an H100 SXM's published ones: 989 TFLOP/s dense bfloat16, 3.35 TB/s ("NVIDIA
+H100 Tensor Core GPU" data sheet). Everything here is modelled; nothing was timed.
+
+Not covered: what keeps a kernel below the roof (latency, occupancy, instruction mix).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from . import evidence
+from .evidence import Row
+from .spec import TARGETS
+
+PEAK = 989e12
+BANDWIDTH = 3.35e12
+DOCUMENT, PICTURE = "kernels.md", "kernels-roofline.png"
+
+HEAD = """# What is known of the kernels without a GPU
+
+Written by `trivet kernels docs` from the code as it is; do not edit. No figure here was measured on
+a GPU: **errors** come from Triton's interpreter, **registers, spills and matrix instructions** from
+its compiler, **bytes are modelled** (an H100's L2, see kernels/meter.py) and so are the rooflines.
+`trivet kernels bench` measures where there is a GPU.
+
+torch {torch}, triton {triton}; random inputs from seed {seed}; the figures do not depend on the
+machine that made them.
+"""
+
+ERRORS = """
+## Error and compiled code, kernel by kernel
+
+`error` is ‖ours − float64‖ / ‖eager − float64‖, the worst of three shapes for each dtype, at the
+dtype and shape in the second table; 0 means equal byte for byte. A target's cell is registers /
+matrix instructions, the worst of the compiled variants; `+n` marks spills. `bytes` is modelled ÷
+compulsory for the LoRA layer at {shape}; the backward's figure is for all its launches.
+"""
+
+TRAFFIC = """
+## Bytes of a LoRA layer, modelled
+
+bfloat16 activations; float32 adapters in ours, in PEFT and in bitsandbytes + PEFT, bfloat16 in the
+two-GEMM rows and where said. `× least`: bytes over those of the layer's inputs and outputs, each
+moved once (quantised rows: over those with a weight of 4 bits). Ours contains what its tiles
+re-read past an H100's L2; the others are counted as if each launch moved each tensor once, so they
+are flattered. `saved` is kept for backward besides x and the parameters. From {ridge:.0f} FLOP per
+byte on, a layer is bound by arithmetic on an H100 and fewer bytes do not make it faster.
+"""
+
+
+def write(found: Row, folder: Path) -> list[Path]:
+    """Both files into `folder`; gives their paths."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / DOCUMENT, folder / PICTURE]
+    roofline(found["traffic"], paths[1])
+    paths[0].write_text(document(found))
+    return paths
+
+
+def document(found: Row) -> str:
+    """The markdown text."""
+    first = found["traffic"][0]["shape"]
+    text = HEAD.format(**found["versions"], seed=evidence.SEED)
+    text += ERRORS.format(shape=first) + "\n"
+    text += table(
+        ["operator", "kernel", "error", "launches", "bytes", *TARGETS],
+        [
+            [
+                *(r["op"], r["kernel"], number(r["error"], ".2f"), number(r["launches"], "d")),
+                number(r["bytes"], ".2f"),
+                *(cell(r["targets"][t]) for t in TARGETS),
+            ]
+            for r in evidence.summary(found)
+        ],
+    )
+    text += "\n" + table(
+        ["operator", "worst error", "allowed", "dtype", "shape"],
+        [
+            [r["op"], f"{r['ratio']:.2f}", f"{r['bound']:g}", r["dtype"], _dims(r["dims"])]
+            for r in found["errors"]
+        ],
+    )
+    text += TRAFFIC.format(ridge=PEAK / BANDWIDTH)
+    for shape in dict.fromkeys(r["shape"] for r in found["traffic"]):
+        text += f"\n### {shape}\n\n" + table(
+            ["layer", "direction", "launches", "MB", "× least", "saved MB", "FLOP per byte"],
+            [
+                [
+                    *(r["layer"], r["direction"], str(r["launches"])),
+                    *(f"{r['bytes'] / 1e6:,.0f}", f"{r['ratio']:.2f}"),
+                    *(f"{r['saved'] / 1e6:,.1f}", f"{r['flops'] / r['bytes']:,.0f}"),
+                ]
+                for r in found["traffic"]
+                if r["shape"] == shape
+            ],
+        )
+    text += f"\n![Modelled rooflines]({PICTURE})\n"
+    if found["faults"]:
+        text += "\n## Refused by the compile gate\n\n" + "".join(
+            f"- {fault}\n" for fault in found["faults"]
+        )
+    return text
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def cell(worst: Row) -> str:
+    """registers / matrix instructions +spills."""
+    if worst["failed"]:
+        return "fails"
+    matrix = f"/{worst['matrix']}" if worst["matmul"] else ""
+    return f"{worst['registers']}{matrix}" + (f" +{worst['spills']}" if worst["spills"] else "")
+
+
+def number(value: Any, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def roofline(traffic: list[Row], path: Path) -> None:
+    """A panel for each shape: every layer's forward (circle) and backward (square) on the roof."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shapes = list(dict.fromkeys(r["shape"] for r in traffic))
+    layers = list(dict.fromkeys(r["layer"] for r in traffic))
+    figure, axes = pyplot.subplots(
+        1, len(shapes), figsize=(4.6 * len(shapes), 4.4), sharey=True, squeeze=False
+    )
+    for axis, shape in zip(axes[0], shapes, strict=True):
+        ridge = PEAK / BANDWIDTH
+        axis.plot([10, ridge, 5000], [10 * BANDWIDTH / 1e12, PEAK / 1e12, PEAK / 1e12], "k", lw=1)
+        for r in traffic:
+            if r["shape"] == shape:
+                intensity = r["flops"] / r["bytes"]
+                axis.plot(
+                    intensity,
+                    min(PEAK, intensity * BANDWIDTH) / 1e12,
+                    marker="o" if r["direction"] == "forward" else "s",
+                    color=f"C{layers.index(r['layer'])}",
+                    markersize=10 if r["layer"] == "ours" else 6,
+                    linestyle="",
+                    label=r["layer"] if r["direction"] == "forward" else None,
+                )
+        axis.set(xscale="log", yscale="log", title=shape, xlabel="FLOP per modelled byte")
+        axis.grid(True, which="both", alpha=0.2)
+    axes[0][0].set_ylabel("attainable TFLOP/s, H100 (modelled)")
+    axes[0][-1].legend(fontsize=7, loc="lower right")
+    figure.suptitle("Modelled, not measured: bfloat16 LoRA layers under an H100's published roof")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def _dims(dims: dict[str, int]) -> str:
+    return " ".join(f"{k}={v}" for k, v in dims.items())

@@ -1,0 +1,116 @@
+"""The LoRA layer: its gradients, its operator, its dropout, its refusals.
+
+That its kernels are right on drawn shapes is in test_kernels.py.
+Run: .venv/bin/pytest tests/test_lora.py
+"""
+
+from typing import Any
+
+import pytest
+import torch
+
+from trivet.kernels import lora, reference
+from trivet.kernels.weight import Weight
+
+
+def inputs(dtype: torch.dtype = torch.float64, **sizes: int) -> dict[str, Any]:
+    n = {"M": 6, "N": 7, "K": 5, "R": 4} | sizes
+    torch.manual_seed(0)
+    return {
+        "x": torch.randn(n["M"], n["K"], dtype=dtype, requires_grad=True),
+        "weight": torch.randn(n["N"], n["K"], dtype=dtype),
+        "bias": torch.randn(n["N"], dtype=dtype, requires_grad=True),
+        "a": torch.randn(n["R"], n["K"], dtype=dtype, requires_grad=True),
+        "b": torch.randn(n["N"], n["R"], dtype=dtype, requires_grad=True),
+        "gain": torch.rand(n["N"], dtype=dtype).add(0.5).requires_grad_(),
+    }
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("without", [(), ("bias",), ("gain",), ("bias", "gain")])
+def test_gradients(without: tuple[str, ...], dropout: float) -> None:
+    given = inputs() | dict.fromkeys(without)
+    names = [k for k, v in given.items() if v is not None and v.requires_grad]
+
+    def call(*tensors: torch.Tensor) -> torch.Tensor:
+        values = given | dict(zip(names, tensors, strict=True))
+        return lora.lora_linear(**values, scale=1.5, dropout=dropout, seed=3)
+
+    assert torch.autograd.gradcheck(call, tuple(given[k] for k in names))
+
+
+def test_operator_is_sound() -> None:
+    given = inputs()
+    args = (given["x"], given["weight"], [], "dense", 0, given["bias"], given["a"], given["b"],
+            given["gain"], 1.5, 0.0, 0)  # fmt: skip
+    torch.library.opcheck(lora.lora_op, args)
+    assert torch.compile(lora.lora_linear, fullgraph=True, backend="aot_eager")(
+        **given, scale=1.5
+    ).shape == (6, 7)
+    meta = {k: v.detach().to("meta") for k, v in given.items()}
+    assert lora.lora_linear(**meta, scale=1.0).shape == (6, 7)
+
+
+def test_dropout_is_the_same_mask_backward() -> None:
+    """dx of the adapter's branch is zero exactly where the forward dropped x: kernels and CPU."""
+    M, K, p = 40, 50, 0.5
+    x, w = torch.randn(M, K), torch.zeros(3, K)
+    a, b, dy = torch.rand(4, K) + 1, torch.rand(3, 4) + 1, torch.rand(M, 3) + 1
+    dx, *_ = lora.launch_backward(
+        dy, x, Weight.of(w), None, a, b, None, torch.zeros(M, 4), None, 1.0, p, 7
+    )
+    assert torch.equal(dx != 0, reference.uniform(7, M * K).view(M, K) >= p)
+    one = torch.eye(4, K)
+    _, h = lora.launch_forward(torch.ones(M, K), Weight.of(w), None, one, b, None, 1.0, p, 7)
+    assert torch.equal(h != 0, dx[:, :4] != 0) and h.max() == 2
+
+    dx, *_ = lora.cpu_backward(
+        dy, x, Weight.of(w), None, a, b, None, torch.zeros(M, 4), None, 1.0, p, 7
+    )
+    _, h = lora.cpu_forward(torch.ones(M, K), Weight.of(w), None, one, b, None, 1.0, p, 7)
+    assert torch.equal(h != 0, dx[:, :4] != 0) and 0.4 < (dx == 0).float().mean() < 0.6
+
+
+@pytest.mark.parametrize("gain", [False, True])
+def test_cpu_and_kernels_agree(gain: bool) -> None:
+    given = inputs(torch.float32, M=33, N=20, K=40) | ({} if gain else {"gain": None})
+    x, w, bias, a, b, g = (None if v is None else v.detach() for v in given.values())
+    dy = torch.randn(33, 20)
+    y, h = lora.cpu_forward(x, Weight.of(w), bias, a, b, g, 0.7, 0.0, 0)
+    y_, h_ = lora.launch_forward(x, Weight.of(w), bias, a, b, g, 0.7, 0.0, 0)
+    torch.testing.assert_close((y_, h_), (y, h))
+    rest = (dy, x, Weight.of(w), bias, a, b, g, h, y, 0.7, 0.0, 0)
+    torch.testing.assert_close(lora.launch_backward(*rest), lora.cpu_backward(*rest))
+
+
+def test_under_autocast_it_computes_as_torchs_linear() -> None:
+    given = inputs(torch.float32, M=64, N=48, K=96) | {"gain": None}
+    with torch.autocast("cpu", torch.bfloat16):
+        y = lora.lora_linear(**given, scale=2.0)
+        plain = torch.nn.functional.linear(given["x"], given["weight"])
+    assert y.dtype == plain.dtype == torch.bfloat16
+    y.sum().backward()
+    assert given["a"].grad.dtype == given["x"].grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"a": torch.zeros(0, 5), "b": torch.zeros(7, 0)}, "rank of a .* is 0"),
+        ({"a": torch.zeros(300, 5), "b": torch.zeros(7, 300)}, "is 300: give one from 1 to 256"),
+        ({"a": torch.zeros(4, 6)}, r"a has shape \(4, 6\), but x"),
+        ({"weight": torch.zeros(7, 6)}, r"weight has shape \(7, 6\)"),
+        ({"bias": torch.zeros(8)}, r"bias has shape \(8,\)"),
+        ({"gain": torch.zeros(1)}, r"gain has shape"),
+        ({"x": torch.zeros(6, 5, dtype=torch.int32)}, "x is torch.int32: cast it"),
+        ({"b": torch.zeros(7, 4, device="meta")}, "b is on meta, x on cpu"),
+        ({"weight": torch.zeros(5, 7).t()}, "weight has stride 7 along its last"),
+        ({"a": torch.zeros(4, 10)[:, :5]}, "a and b must be contiguous"),
+        ({"weight": torch.zeros(7, 5, requires_grad=True)}, "weight asks for a gradient"),
+        ({"dropout": 1.0}, "dropout = 1.0"),
+    ],
+)
+def test_bad_input_is_refused_before_a_launch(change: dict[str, Any], says: str) -> None:
+    given = inputs(torch.float32) | {"scale": 1.0} | change
+    with pytest.raises(ValueError, match=says):
+        lora.lora_linear(**given)

@@ -1,0 +1,275 @@
+"""NF4: bitsandbytes is the oracle, byte by byte, for plain torch and for the kernels.
+
+Run: .venv/bin/pytest tests/test_nf4.py
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes as bnb
+import bitsandbytes.functional as oracle
+import pytest
+import safetensors.torch
+import torch
+import triton
+import triton.language as tl
+
+from trivet.kernels import nf4, spec
+from trivet.kernels.interpreter import Checker, watching
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.fixture(autouse=True)
+def surroundings():
+    """Launches are watched; bitsandbytes does not compile its fallback for odd shapes."""
+    with torch.compiler.set_stance("force_eager"), watching(Checker()):
+        yield
+
+
+def weight(kind: str, shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    w = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    flat = w.view(-1)
+    if kind == "zeros":
+        flat[: len(flat) // 2 + 1] = 0
+    if kind == "denormal":
+        flat *= torch.logspace(-46, -30, len(flat))
+    if kind in ("inf", "nan"):
+        flat[0], flat[-1] = float(kind), -float(kind)
+    return w.to(dtype)
+
+
+def state_of(s: nf4.NF4) -> tuple[Any, ...]:
+    return s.packed, s.absmax, s.code, s.absmax2, s.offset, *s.shape, s.block
+
+
+def assert_bytes(got: torch.Tensor, wanted: torch.Tensor) -> None:
+    """The same bits, but a NaN is any NaN."""
+    got, wanted = got.reshape(-1), wanted.reshape(-1)
+    assert got.dtype == wanted.dtype and got.shape == wanted.shape
+    if got.is_floating_point():
+        assert torch.equal(got.isnan(), wanted.isnan())
+        got, wanted = got.nan_to_num(nan=7.0, posinf=8.0), wanted.nan_to_num(nan=7.0, posinf=8.0)
+        bits = torch.int32 if got.element_size() == 4 else torch.int16
+        got, wanted = got.view(bits), wanted.view(bits)
+    assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    "block, double", [(32, False), (64, False), (64, True), (128, True), (4096, True)]
+)
+@pytest.mark.parametrize("kind", ["normal", "zeros", "denormal", "inf", "nan"])
+def test_bytes_are_bitsandbytes(kind: str, block: int, double: bool) -> None:
+    for shape in ((1, 1), (3, 33), (5, 300), (40, 512)):
+        for dtype in FLOATS if shape == (5, 300) else FLOATS[:1]:
+            w = weight(kind, shape, dtype)
+            packed, theirs = oracle.quantize_4bit(
+                w, blocksize=block, quant_type="nf4", compress_statistics=double
+            )
+            ours = nf4.quantise(w, block, double)
+            by_kernel = nf4.launch_quantise(w, block)
+            assert_bytes(ours.packed, packed)
+            assert_bytes(by_kernel[0], packed)
+            assert_bytes(ours.absmax, theirs.absmax)
+            if double:
+                assert_bytes(ours.absmax2, theirs.state2.absmax)
+                assert_bytes(ours.offset, theirs.offset)
+                assert_bytes(ours.code, theirs.state2.code)
+            else:
+                assert_bytes(by_kernel[1], theirs.absmax)
+
+            theirs.shape = torch.Size([w.numel()])  # one row: see the next test
+            for out in FLOATS:
+                if out == torch.bfloat16 and kind in ("denormal", "nan"):
+                    continue  # see the test after
+                theirs.dtype = out
+                wanted = oracle.dequantize_4bit(packed, theirs)
+                assert_bytes(ours.dequantise(out), wanted)
+                assert_bytes(nf4.launch_dequantise(*state_of(ours), out), wanted)
+
+
+def test_rows_that_share_a_block_are_read_right() -> None:
+    """bitsandbytes' AVX-512 code takes another block's absmax here, its portable code does not."""
+    w = weight("normal", (6, 48))
+    packed, theirs = oracle.quantize_4bit(w, blocksize=64, quant_type="nf4")
+    by_rows = oracle.dequantize_4bit(packed, theirs)
+    theirs.shape = torch.Size([w.numel()])
+    flat = oracle.dequantize_4bit(packed, theirs).view(6, 48)
+    ours = nf4.quantise(w, 64, False).dequantise()
+    assert_bytes(ours, flat)
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert not torch.equal(by_rows, flat)
+
+
+def test_denormal_and_nan_bfloat16_is_float32_rounded() -> None:
+    """bitsandbytes flushes the one with AVX-512 and zeroes some of the other without."""
+    for kind in ("denormal", "nan"):
+        ours = nf4.quantise(weight(kind, (40, 512)), 64, double=False)
+        exact = ours.dequantise(torch.float32)
+        for rounded in (
+            ours.dequantise(torch.bfloat16),
+            nf4.launch_dequantise(*state_of(ours), torch.bfloat16),
+        ):
+            assert_bytes(rounded, exact.bfloat16())
+    tiny = nf4.quantise(torch.full((2, 64), 1e-39), 64, double=False)
+    assert (tiny.dequantise(torch.bfloat16) > 0).all()
+
+
+@triton.jit
+def _gather(p, a, c, a2, o, at, out, n, BLOCK: tl.constexpr, DOUBLE: tl.constexpr, S: tl.constexpr):
+    i = tl.arange(0, S)
+    element = tl.load(at + i)
+    w = nf4.nf4_tile(p, a, c, a2, o, element, element < n, BLOCK, DOUBLE)
+    tl.store(out + i, w)
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+@pytest.mark.parametrize("double", [False, True])
+def test_a_tile_is_the_dequantised_weight(double: bool, index: torch.dtype) -> None:
+    s = nf4.quantise(weight("normal", (9, 77)), 64, double)
+    at = torch.randint(0, 800, (1024,), generator=torch.Generator().manual_seed(1))
+    state = (s.code, s.absmax2, s.offset) if double else (s.absmax,) * 3
+    out = torch.empty(1024)
+    kernel = spec.Kernel(_gather, {}, {"*": spec.Tile({"S": 1024})}, exact=True)
+    kernel.launch(
+        lambda t: (1,), s.packed, s.absmax, *state, at.to(index), out, 9 * 77,
+        BLOCK=64, DOUBLE=double,
+    )  # fmt: skip
+    wanted = torch.where(at < 693, s.dequantise().view(-1)[at.clamp(max=692)], 0.0)
+    assert (at >= 693).any() and torch.equal(out, wanted)
+
+
+def quantised_layer(double: bool = True) -> bnb.nn.Linear4bit:
+    layer = bnb.nn.Linear4bit(
+        100, 30, bias=False, quant_type="nf4", compress_statistics=double,
+        quant_storage=torch.bfloat16,
+    )  # fmt: skip
+    return layer.to("cpu")
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_a_checkpoint_loads(double: bool, tmp_path: Path) -> None:
+    layer = quantised_layer(double)
+    state = layer.weight.quant_state
+    wanted = oracle.dequantize_4bit(layer.weight.data, replace_shape(state)).view(30, 100)
+    safetensors.torch.save_file(
+        {f"model.q_proj.{key}": t.contiguous() for key, t in layer.state_dict().items()},
+        tmp_path / "model.safetensors",
+    )
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    for ours in (
+        nf4.from_checkpoint(tensors, "model.q_proj.weight"),
+        nf4.from_quant_state(layer.weight.data, state),
+    ):
+        assert (ours.shape, ours.block, ours.double) == ((30, 100), 64, double)
+        assert_bytes(ours.dequantise(torch.float32), wanted)
+
+
+def replace_shape(state: Any) -> Any:
+    """The state of the same weight as one row (see test_rows_that_share_a_block_are_read_right)."""
+    return oracle.QuantState(
+        state.absmax, torch.Size([state.shape.numel()]), state.code, state.blocksize,
+        state.quant_type, torch.float32, state.offset, state.state2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        ({"packed": torch.zeros(1499, dtype=torch.uint8)}, "packed is torch.uint8 (1499,)"),
+        ({"packed": torch.zeros(1500, dtype=torch.int8)}, "packed is torch.int8"),
+        ({"absmax": torch.zeros(46, dtype=torch.uint8)}, "absmax is torch.uint8 (46,)"),
+        ({"absmax": torch.zeros(47)}, "absmax is torch.float32"),
+        ({"code": torch.zeros(255)}, "code is torch.float32 (255,)"),
+        ({"code": torch.full((256,), 2.0)}, "code has values outside"),
+        ({"code": torch.full((256,), float("nan"))}, "code has values outside"),
+        ({"code": None}, "go together"),
+        ({"absmax2": torch.tensor([-1.0])}, "absmax2 has negative"),
+        ({"absmax2": torch.ones(2)}, "absmax2 is torch.float32 (2,)"),
+        ({"offset": torch.tensor(1.0)}, "offset is torch.float32 ()"),
+        ({"offset": torch.ones(1, device="meta")}, "offset must be contiguous and on"),
+        ({"packed": torch.zeros(3000, dtype=torch.uint8)[::2]}, "packed must be contiguous"),
+        ({"block": 96}, "block = 96"),
+        ({"shape": (30, 0)}, "shape is (30, 0)"),
+    ],
+)
+def test_a_damaged_state_is_refused(damage: dict[str, Any], says: str) -> None:
+    good = nf4.quantise(weight("normal", (30, 100)))
+    with pytest.raises(ValueError) as refused:
+        replace(good, **damage)
+    assert says in str(refused.value)
+
+
+def test_a_damaged_checkpoint_is_refused() -> None:
+    tensors = {f"w.{key}": t for key, t in quantised_layer().state_dict().items()}
+    text = "w.weight.quant_state.bitsandbytes__nf4"
+
+    def json(old: bytes, new: bytes) -> dict[str, torch.Tensor]:
+        raw = bytes(tensors[text].tolist())
+        assert old in raw
+        return {text: torch.frombuffer(bytearray(raw.replace(old, new)), dtype=torch.uint8)}
+
+    for change, says in [
+        ({text: torch.tensor([123, 123], dtype=torch.uint8)}, "not JSON"),
+        ({text: torch.tensor([0.5])}, "not JSON"),
+        ({"w.weight.quant_map": torch.zeros(16)}, "16 levels"),
+        (json(b'"nf4"', b'"fp4"'), "'fp4'"),
+        (json(b"[30, 100]", b"[3000]"), "(3000,)"),
+        (json(b"256", b"128"), "groups of absmax"),
+        (json(b'"blocksize": 64', b'"b": 64'), "block = 0"),
+        (json(b"nested_offset", b"other"), "absmax is torch.uint8"),
+    ]:
+        with pytest.raises(ValueError) as refused:
+            nf4.from_checkpoint(tensors | change, "w.weight")
+        assert says in str(refused.value)
+    for key in tensors:
+        with pytest.raises(ValueError, match="the checkpoint has no"):
+            nf4.from_checkpoint({k: t for k, t in tensors.items() if k != key}, "w.weight")
+
+
+def test_bitsandbytes_states_that_are_not_plain_nf4_are_refused() -> None:
+    layer = quantised_layer()
+    with pytest.raises(ValueError, match="quant_state is None"):
+        nf4.from_quant_state(layer.weight.data, None)
+    layer.weight.quant_state.packing_format_for_cpu = True
+    with pytest.raises(ValueError, match="repacked"):
+        nf4.from_quant_state(layer.weight.data, layer.weight.quant_state)
+
+
+@pytest.mark.parametrize(
+    "w, block, says",
+    [
+        (torch.ones(4), 64, "w has shape (4,)"),
+        (torch.ones(0, 4), 64, "w has shape (0, 4)"),
+        (torch.ones(4, 4, dtype=torch.float64), 64, "w is torch.float64"),
+        (torch.ones(4, 4), 48, "block = 48"),
+    ],
+)
+def test_what_cannot_be_quantised_is_refused(w: torch.Tensor, block: int, says: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        nf4.quantise(w, block)
+    assert says in str(refused.value)
+    with pytest.raises(ValueError, match="dtype is torch.float64"):
+        nf4.quantise(torch.ones(4, 4)).dequantise(torch.float64)
+
+
+def test_a_slice_is_quantised_as_its_copy() -> None:
+    w = weight("normal", (20, 128))[:, ::2]
+    assert torch.equal(nf4.quantise(w).packed, nf4.quantise(w.contiguous()).packed)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_operators_are_sound(double: bool) -> None:
+    w = weight("normal", (3, 33))
+    s = nf4.quantise(w, 64, double)
+    torch.library.opcheck(nf4.quantise_op, (w, 64))
+    torch.library.opcheck(nf4.dequantise_op, (*state_of(s), torch.bfloat16))
+    assert s.to("meta").dequantise(torch.float16).shape == (3, 33)
+
+
+def test_a_weight_dequantises_inside_a_compiled_graph() -> None:
+    s = nf4.quantise(weight("normal", (3, 33)))
+    with torch.compiler.set_stance("default"):
+        compiled = torch.compile(lambda x: x @ s.dequantise().T, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(torch.ones(2, 33)), torch.ones(2, 33) @ s.dequantise().T)
