@@ -5,17 +5,20 @@
 
 W gets no gradient, so dh can be made in the forward pass while z is at hand: two matrix products
 where recomputing z in backward would take three. Rows without a target are dropped before the
-first. The others go in chunks, so many that a chunk's logits, in compute dtype, number at most `BUDGET`; a
-chunk is one product by the vendor's library, one kernel that makes the losses and overwrites z with
-softmax − onehot, and one product more. Backward multiplies dh, all that is saved, by the incoming
-gradient. Statistics and loss are float32.
+first. The others go in chunks of at most `BUDGET` logits in compute dtype; a chunk is one product
+by the vendor's library, one kernel that makes the losses and overwrites z with softmax − onehot,
+and one product more. Backward multiplies dh, all that is saved, by the incoming gradient.
+Statistics and loss are float32.
 
-With rows 1024, D 576, V 49152 on one Xeon thread, forward and backward: see docs of the budget.
+1024 rows, D 576, V 49152, forward and backward on one Xeon thread, beside F.cross_entropy of
+F.linear: bf16 1.64 s and 114 MiB, plain 1.93 s and 579 MiB; fp32 0.97 s and 104 MiB, plain 1.22 s
+and 590 MiB.
 
 Not covered: a trainable head, a bias, label smoothing, class weights, soft-capped logits (Gemma 2),
 double backward.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,6 +31,7 @@ from . import spec
 from .rows import check, operator
 from .spec import Case, Dims, Kernel, Op, Tensors, Tile
 
+Losses = Callable[[Tensor, Tensor, bool], Tensor]
 # Logits of one chunk, by device: 128 rows of SmolLM2's vocabulary, 1024 of Llama 3's.
 BUDGET = {"cpu": 6 << 20, "cuda": 128 << 20}
 
@@ -68,7 +72,7 @@ def launch_losses(logits: Tensor, targets: Tensor, gradient: bool) -> Tensor:
 
 
 def cpu_losses(logits: Tensor, targets: Tensor, gradient: bool) -> Tensor:
-    """As `launch_losses`, in plain torch and in place."""
+    """As `launch_losses`, in plain torch and in place: without `gradient` the logits are spoilt."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     aim = z.gather(1, targets[:, None])
     top = z.amax(1, keepdim=True)
@@ -82,7 +86,12 @@ def cpu_losses(logits: Tensor, targets: Tensor, gradient: bool) -> Tensor:
 
 
 def chunked(
-    hidden: Tensor, head: Tensor, targets: Tensor, ignore_index: int, gradient: bool, losses_of: Any
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    ignore_index: int,
+    gradient: bool,
+    losses_of: Losses,
 ) -> tuple[Tensor, Tensor]:
     """The kept rows' losses, and dh [rows, D] ([0] without `gradient`) of their mean.
 
