@@ -162,18 +162,17 @@ def quantise(w: Tensor, block: int = 64, double: bool = True) -> NF4:
 def compress(absmax: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """absmax in 8 bits, the dynamic map, absmax2 and the mean, as NF4 keeps them.
 
-    The place in the table is (v + 1)/2 · 65535 + 0.5 with one rounding, as an FMA has it. A group
-    of zeros gets code 0; NaN counts for nothing and gets code 0 too.
+    NaN, and so 0 in a group of zeros, gets code 0.
     """
     offset = absmax.mean()
     centred = absmax - offset
     groups = torch.nn.functional.pad(centred, (0, -len(absmax) % GROUP)).view(-1, GROUP)
     absmax2 = torch.where(groups.isnan(), 0.0, groups.abs()).amax(1)
     v = (groups * (1.0 / absmax2)[:, None]).clamp(-1, 1)
-    place = (((v + 1.0) * 0.5).double() * 65535 + 0.5).float().nan_to_num(0.0).int()
+    place = ((v + 1.0) * 0.5 * 65535 + 0.5).nan_to_num(0.0).int()
     code, table = (t.to(absmax.device) for t in _dynamic())
-    q = torch.where(absmax2[:, None] == 0, 0, table[place]).view(-1)[: len(absmax)]
-    return q.contiguous(), code, absmax2, offset.view(1)
+    q = table[place].view(-1)[: len(absmax)].contiguous()
+    return q, code, absmax2, offset.view(1)
 
 
 @lru_cache(maxsize=1)

@@ -35,6 +35,10 @@ def weight(kind: str, shape: tuple[int, int], dtype: torch.dtype = torch.float32
         flat[: len(flat) // 2 + 1] = 0
     if kind == "denormal":
         flat *= torch.logspace(-46, -30, len(flat))
+    if kind == "edges":  # some ulps around where the code changes
+        middles = torch.tensor(nf4.MIDPOINTS)[torch.arange(len(flat)) % 15]
+        flat.copy_(1.7 * middles * (1 + (flat * 2).round() * 2**-23))
+        flat[::32] = 1.7
     if kind in ("inf", "nan"):
         flat[0], flat[-1] = float(kind), -float(kind)
     return w.to(dtype)
@@ -59,7 +63,7 @@ def assert_bytes(got: torch.Tensor, wanted: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     "block, double", [(32, False), (64, False), (64, True), (128, True), (4096, True)]
 )
-@pytest.mark.parametrize("kind", ["normal", "zeros", "denormal", "inf", "nan"])
+@pytest.mark.parametrize("kind", ["normal", "edges", "zeros", "denormal", "inf", "nan"])
 def test_bytes_are_bitsandbytes(kind: str, block: int, double: bool) -> None:
     for shape in ((1, 1), (3, 33), (5, 300), (40, 512)):
         for dtype in FLOATS if shape == (5, 300) else FLOATS[:1]:
@@ -87,6 +91,26 @@ def test_bytes_are_bitsandbytes(kind: str, block: int, double: bool) -> None:
                 wanted = oracle.dequantize_4bit(packed, theirs)
                 assert_bytes(ours.dequantise(out), wanted)
                 assert_bytes(nf4.launch_dequantise(*state_of(ours), out), wanted)
+
+
+def test_absmax_in_eight_bits_is_bitsandbytes() -> None:
+    """Some ulps around each place of the 65,536 where the code changes; groups of equal numbers."""
+    _, table = nf4._dynamic()
+    changes = table.diff().nonzero().view(-1) + 0.5
+    ulps = 1 + torch.arange(-40, 41) * 2.0**-24
+    edges = ((changes / 65535 * 2)[:, None] * ulps).view(-1) - 1
+    groups = torch.nn.functional.pad(edges, (0, -len(edges) % 254)).view(-1, 254)
+    one = torch.ones(len(groups), 1)
+    for absmax in (
+        torch.cat([groups, one, -one], 1).view(-1),
+        torch.randn(5000, generator=torch.Generator().manual_seed(0)) + 2,
+        torch.full((300,), 0.7),
+        torch.zeros(300),
+    ):
+        q, _, absmax2, offset = nf4.compress(absmax)
+        wanted, state = oracle.quantize_blockwise(absmax - offset, blocksize=256)
+        assert_bytes(q, wanted)
+        assert_bytes(absmax2, state.absmax)
 
 
 def test_rows_that_share_a_block_are_read_right() -> None:
