@@ -36,7 +36,8 @@ ERRORS = """
 `error` is ‖ours − float64‖ / ‖eager − float64‖, the worst of three shapes for each dtype, at the
 dtype and shape in the second table; 0 means equal byte for byte. A target's cell is registers /
 matrix instructions, the worst of the compiled variants; `+n` marks spills. `bytes` is modelled ÷
-compulsory for the LoRA layer at {shape}; the backward's figure is for all its launches.
+compulsory for the LoRA layer at {shape}; the backward's is for all its
+launches.
 """
 
 TRAFFIC = """
@@ -136,7 +137,7 @@ def roofline(traffic: list[Row], path: Path) -> None:
     )
     for axis, shape in zip(axes[0], shapes, strict=True):
         ridge = PEAK / BANDWIDTH
-        axis.plot([10, ridge, 5000], [10 * BANDWIDTH / 1e12, PEAK / 1e12, PEAK / 1e12], "k", lw=1)
+        axis.plot([40, ridge, 2000], [40 * BANDWIDTH / 1e12, PEAK / 1e12, PEAK / 1e12], "k", lw=1)
         for r in traffic:
             if r["shape"] == shape:
                 intensity = r["flops"] / r["bytes"]
@@ -145,7 +146,8 @@ def roofline(traffic: list[Row], path: Path) -> None:
                     min(PEAK, intensity * BANDWIDTH) / 1e12,
                     marker="o" if r["direction"] == "forward" else "s",
                     color=f"C{layers.index(r['layer'])}",
-                    markersize=10 if r["layer"] == "ours" else 6,
+                    markersize=11 if r["layer"] == "ours" else 6,
+                    markerfacecolor="none" if r["layer"] == "ours" else None,
                     linestyle="",
                     label=r["layer"] if r["direction"] == "forward" else None,
                 )
