@@ -75,8 +75,8 @@ class Kernel:
 
         Raises RuntimeError when there is neither a GPU nor the interpreter.
         """
-        tile = self.tile(target())
         if walk := _walk.get():
+            tile = self.tile(target())
             walk(self, grid(tile.sizes), args, {**constants, **tile.sizes})
             return
         if not INTERPRETED and not torch.cuda.is_available():
@@ -84,6 +84,7 @@ class Kernel:
                 f"{self.name} is a GPU kernel and this machine has no GPU: use the operator, which "
                 "runs plain torch on the CPU, or set TRITON_INTERPRET=1 before the first import."
             )
+        tile = self.tile(target())
         observers = _observers.get()
         for observer in observers:
             observer.begin(self, args)

@@ -39,7 +39,7 @@ class Launches(Checker):
 
 
 @pytest.mark.parametrize("name", OPS)
-@settings(max_examples=16, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_a_kernel_keeps_its_word(name: str, data: st.DataObject) -> None:
     op = OPS[name]
