@@ -135,3 +135,33 @@ def test_early_stop_ends_after_patience(small_base: Path, tmp_path: Path) -> Non
     curve = train.fit(model.adapt(whole, wild, "classify"), rows[:12], rows[12:], wild, tmp_path)
     losses = [p["valid_loss"] for p in curve if p["valid_loss"] is not None]
     assert len(losses) < 9 and losses[-1] >= min(losses[:-1])
+
+
+CHAT = [
+    {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+    for q, a in (
+        ("Is the door shut?", "Yes."),
+        ("Which rooms are warm now, and which are not?", "The kitchen and the hall are warm."),
+        ("Lights off.", "They are off now, all of them, in each room of the house."),
+    )
+]
+
+
+def replies(base: Path, kernels: str, folder: Path) -> list[float]:
+    """The losses of three steps of three rows each, without dropout."""
+    torch.set_num_threads(1)
+    data = Data(source="none", task="generate")
+    tune = Tune(rank=4, epochs=3, batch=3, learning_rate=1e-3, precision="fp32", kernels=kernels)
+    rows = render(CHAT, data, [], model.load_tokenizer(base)).examples
+    adapted = model.adapt(model.load(base, "generate", []), tune, "generate")
+    curve = train.fit(adapted, rows, rows, tune, folder)
+    return [x for point in curve for x in (point["train_loss"], point["valid_loss"])]
+
+
+def test_packed_on_our_kernels_it_learns_as_padded_on_stock_peft(
+    small_base: Path, tmp_path: Path
+) -> None:
+    ours = replies(small_base, "trivet", tmp_path / "ours")
+    theirs = replies(small_base, "peft", tmp_path / "theirs")
+    assert len(ours) == 6 and ours[-1] < 0.95 * ours[0]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import get_cosine_schedule_with_warmup
 
 from ...kernels.attention import NAME as PACKED
+from ...kernels.cpu import working
 from ...kernels.patch import patch
 from ..recipe import Tune
 from .backends import answers, batch_of, device_of
@@ -30,12 +31,12 @@ CHECKPOINT_SECONDS = 30
 
 
 def precision(tune: Tune) -> torch.dtype:
-    """bf16 where the machine multiplies it natively, else fp32."""
+    """bf16 where the machine multiplies it faster than fp32, else fp32."""
     if tune.precision != "auto":
         return torch.bfloat16 if tune.precision == "bf16" else torch.float32
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    return working(torch.bfloat16)
 
 
 def batches(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
