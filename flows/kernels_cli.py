@@ -90,7 +90,7 @@ def _table(found: dict[str, Any]) -> None:
     from ..kernels import evidence, report
     from ..kernels.spec import TARGETS
 
-    grid = Table("kernel", **LOOK)
+    grid = Table("kernel", **LOOK, padding=(0, 1, 0, 0))
     for name in ("error", "launches", "bytes", *TARGETS):
         grid.add_column(name, justify="right", no_wrap=True)
     for r in evidence.summary(found):

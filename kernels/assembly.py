@@ -1,8 +1,8 @@
 """What a compiled kernel's code holds: registers, spills, matrix instructions, inexact arithmetic.
 
-On NVIDIA registers, spills and matrix instructions are read from ptxas's cubin, with the cuobjdump
-and nvdisasm of Triton's wheel; divisions and multiply-adds from the PTX, since in SASS an exact
-division is itself made of FMAs. On AMD all is read from the assembly text.
+On NVIDIA registers and spills are read from ptxas's cubin, with the cuobjdump and nvdisasm of
+Triton's wheel; the rest from the PTX, since in SASS an exact division is itself made of FMAs. On
+AMD all is read from the assembly text.
 
 Not covered: contracted FMAs in an AMD kernel that divides, for the same reason.
 """
@@ -23,7 +23,7 @@ FUSED = {
     "cuda": r"\bfma\.rn\.",
     "hip": r"\bv_(?:pk_)?(?:fma|fmac|mad|mac)(?:ak|mk)?_f(?:16|32)(?!\d)",
 }
-MATRIX = {"cuda": r"\b(?:HMMA|HGMMA|IMMA|IGMMA|QGMMA|UTC[A-Z]*MMA)\b", "hip": r"\bv_mfma_"}
+MATRIX = {"cuda": r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", "hip": r"\bv_mfma_"}
 
 
 def nvidia(asm: Mapping[str, Any]) -> dict[str, int]:
@@ -32,13 +32,14 @@ def nvidia(asm: Mapping[str, Any]) -> dict[str, int]:
         file.write(asm["cubin"])
         file.flush()
         usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
-        sass = _tool("nvdisasm", "-c", file.name)
-    used = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+        used = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+        # what spills has a stack; without one the disassembler's second is saved
+        sass = _tool("nvdisasm", "-c", file.name) if used["STACK"] or used["LOCAL"] else ""
     return {
         "registers": used["REG"],
         "spills": _count(r"\b(?:STL|LDL)\b", sass),
         "spill_bytes": used["STACK"] + used["LOCAL"],
-        "matrix": _count(MATRIX["cuda"], sass),
+        "matrix": _count(MATRIX["cuda"], asm["ptx"]),
         "approximate": _count(APPROXIMATE["cuda"], asm["ptx"]),
         "fused": _count(FUSED["cuda"], asm["ptx"]),
     }

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,6 +26,7 @@ from . import offline, peers, spec
 from .dry import walking
 from .lora_launch import launch_backward, launch_forward
 from .meter import Meter
+from .nf4 import NF4
 from .peers import Moved, Shape
 from .spec import Kernel
 from .weight import Weight
@@ -121,21 +122,28 @@ def traffic(
 ) -> list[Row]:
     """Launches and bytes of our layer (modelled) and of others (the least that they can move)."""
     rows: list[Row] = []
-    todo = [(at, way, resident or {}) for at in shapes for way in DIRECTIONS]
+    todo = [
+        Job(at, way, resident or {}, quantised)
+        for quantised in (False, True)
+        for at in shapes
+        for way in DIRECTIONS
+        if not quantised or at.N == at.K  # NF4 is slow to walk: not at the largest shape
+    ]
     # spawned: a forked child would inherit torch's threads in whatever state they are
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        for (at, way, _), moved in zip(todo, pool.map(_ours, todo), strict=True):
-            rows.append(_row(at, way, "ours", moved, flops(at, way)))
+        for job, moved in zip(todo, pool.map(_ours, todo), strict=True):
+            name = "ours, NF4" if job.quantised else "ours"
+            rows.append(_row(job.at, job.way, name, moved, job.quantised))
             progress(len(rows) / len(todo))
     for at in shapes:
         for name, peer in (peers.PEERS | peers.QUANTISED_PEERS).items():
             quantised = name in peers.QUANTISED_PEERS
             for way, moved in zip(DIRECTIONS, peer(at), strict=True):
-                rows.append(_row(at, way, name, moved, flops(at, way), quantised))
+                rows.append(_row(at, way, name, moved, quantised))
     return rows
 
 
-def _row(at: Shape, way: str, who: str, moved: Moved, work: int, quantised: bool = False) -> Row:
+def _row(at: Shape, way: str, who: str, moved: Moved, quantised: bool) -> Row:
     least = compulsory(at, way, quantised)
     return {
         "shape": str(at),
@@ -145,7 +153,7 @@ def _row(at: Shape, way: str, who: str, moved: Moved, work: int, quantised: bool
         **dataclasses.asdict(moved),
         "compulsory": least,
         "ratio": moved.bytes / least,
-        "flops": work,
+        "flops": flops(at, way),
     }
 
 
@@ -165,13 +173,16 @@ def flops(at: Shape, way: str) -> int:
     return 2 * at.M * at.N * at.K + (low if way == "forward" else 2 * low)
 
 
-def ours(at: Shape, way: str, resident: dict[tuple[str, str], int]) -> Moved:
-    """Our LoRA layer in 16 bits with 32-bit adapters, walked through."""
+def ours(
+    at: Shape, way: str, resident: dict[tuple[str, str], int], quantised: bool = False
+) -> Moved:
+    """Our LoRA layer in 16 bits, with 32-bit adapters and perhaps W in NF4, walked through."""
 
     def fits(kernel: Kernel) -> int:
         return resident.get((kernel.name, offline.described(kernel.tile(TARGET))), 1)
 
-    x, w, dy = at.meta(at.M, at.K), Weight(at.meta(at.N, at.K)), at.meta(at.M, at.N)
+    x, dy = at.meta(at.M, at.K), at.meta(at.M, at.N)
+    w = Weight.of(_nf4(at) if quantised else at.meta(at.N, at.K))
     a, b = (at.meta(*s, dtype=torch.float32) for s in ((at.R, at.K), (at.N, at.R)))
     h = at.meta(at.M, at.R)
     with spec.on(TARGET), walking(Meter(resident=fits)) as meter:
@@ -184,7 +195,25 @@ def ours(at: Shape, way: str, resident: dict[tuple[str, str], int]) -> Moved:
     return Moved(total.launches, total.modelled, saved)
 
 
-def _ours(job: tuple[Shape, str, dict[tuple[str, str], int]]) -> Moved:
+def _nf4(at: Shape) -> NF4:
+    """W in NF4 with double quantisation, as bitsandbytes' defaults make it."""
+    blocks = at.N * at.K // 64
+    sizes = {"code": 256, "absmax2": blocks // 256, "offset": 1}
+    state = {name: at.meta(size, dtype=torch.float32) for name, size in sizes.items()}
+    packed, absmax = (at.meta(n, dtype=torch.uint8) for n in (at.N * at.K // 2, blocks))
+    return NF4(packed, absmax, (at.N, at.K), 64, **state)
+
+
+class Job(NamedTuple):
+    """What a worker of `traffic` walks through."""
+
+    at: Shape
+    way: str
+    resident: dict[tuple[str, str], int]
+    quantised: bool
+
+
+def _ours(job: Job) -> Moved:
     torch.set_num_threads(1)
     return ours(*job)
 
@@ -192,7 +221,12 @@ def _ours(job: tuple[Shape, str, dict[tuple[str, str], int]]) -> Moved:
 def summary(found: Row) -> list[Row]:
     """One row for each operator and kernel, worst over variants; what the table shows."""
     by_op = {row["op"]: row for row in found["errors"]}
-    layer = {r["direction"]: r for r in reversed(found["traffic"]) if r["layer"] == "ours"}
+    names_of = {"ours": "lora_linear", "ours, NF4": "qlora_linear nf4"}
+    layers = {  # at the first shape
+        (names_of[r["layer"]], r["direction"]): r["ratio"]
+        for r in reversed(found["traffic"])
+        if r["layer"] in names_of
+    }
     rows: list[Row] = []
     shown: set[tuple[str, str]] = set()
     for op in spec.ops():
@@ -202,15 +236,15 @@ def summary(found: Row) -> list[Row]:
             if place and (name, "") in shown:
                 continue
             shown.add((name, ""))
-            way = _direction(name)
+            way = "" if "wide" in name else _direction(name)
             rows.append(
                 {
                     "op": op.name if place == 0 else "",
-                    "kernel": name.removesuffix("_kernel"),
+                    "kernel": name.replace("_kernel", ""),
                     "error": error["ratio"] if place == 0 else None,
                     "bound": error["bound"],
                     "launches": op.launches if place == 0 else None,
-                    "bytes": layer[way]["ratio"] if op.name == "lora_linear" and way else None,
+                    "bytes": layers.get((op.name, way)),
                     "targets": {t: _worst(found["kernels"], name, t) for t in spec.TARGETS},
                 }
             )
@@ -218,7 +252,7 @@ def summary(found: Row) -> list[Row]:
 
 
 def _direction(name: str) -> str:
-    return {"lora_forward_kernel": "forward", "lora_dx_kernel": "backward"}.get(name, "")
+    return {"lora_forward_kernel": "forward", "lora_dx_kernel": "backward"}.get(name.split()[0], "")
 
 
 def _worst(made: list[Row], name: str, target: str) -> Row:

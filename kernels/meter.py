@@ -17,7 +17,7 @@ the end; one stored with `evict_first` goes there at once and takes no room.
 
 Not covered: L1, the L2's two halves (a line that both read may be held twice; `l2=25 << 20` is the
 worst case), associativity, compression, what programs that run ahead or behind do to each other.
-Two loads of the same bytes by tiles of different shapes count twice, so the model errs upwards.
+Two loads of the same sectors by tiles that differ in others count twice: the model errs upwards.
 Where a load's addresses or mask come from loaded values, the dry walker assumes offset 0 and true.
 """
 
@@ -65,7 +65,7 @@ class Pattern:
 
     offsets: np.ndarray
     size: int
-    sectors: dict[int, int] = field(default_factory=dict)  # by the first address modulo 32
+    sectors: dict[int, int] = field(default_factory=dict)  # see Meter._sectors
 
     @cached_property
     def runs(self) -> np.ndarray:
@@ -75,12 +75,6 @@ class Pattern:
         starts = at[np.concatenate([[0], breaks])]
         ends = at[np.concatenate([breaks - 1, [len(at) - 1]])] + self.size
         return np.stack([starts, ends], 1)
-
-    def sectors_at(self, address: int) -> int:
-        phase = address % SECTOR
-        if phase not in self.sectors:
-            self.sectors[phase] = len(np.unique((phase + self.offsets) // SECTOR))
-        return self.sectors[phase]
 
 
 class Meter(Access):
@@ -97,7 +91,9 @@ class Meter(Access):
         self._patterns: dict[tuple[int, bytes], int] = {}
         self._known: list[Pattern] = []
         self._outer: dict[tuple[int, bytes, bytes], tuple[int, int]] = {}
-        self._tiles: dict[tuple[int, int], int] = {}
+        self._tiles: dict[tuple[int, int], int] = {}  # (first sector, set of sectors) -> number
+        self._shapes: dict[bytes, int] = {}
+        self._counts: list[int] = []  # sectors of each set
 
     @property
     def total(self) -> Traffic:
@@ -108,7 +104,7 @@ class Meter(Access):
         self.launches.append((kernel.name, self._now))
         self.trace: dict[tuple[int, int, int], list[int]] = {}
         self._passed = 0
-        self._touched: set[int] = set()
+        self._touched: set[tuple[int, int]] = set()
 
     def end(self) -> None:
         order = sorted(self.trace, key=lambda xyz: xyz[::-1])  # a GPU starts x fastest
@@ -155,18 +151,31 @@ class Meter(Access):
             now.written += requested
         else:
             now.read += requested
-        now.sectors += known.sectors_at(address)
-        tile = self._tiles.setdefault((address, pattern), len(self._tiles))
-        self._touched.add(tile)
+        shape = self._sectors(known, address % SECTOR)
+        now.sectors += self._counts[shape]
+        self._touched.add((address, pattern))
         if store and self.passing:
-            self._passed += SECTOR * known.sectors_at(address)
+            self._passed += SECTOR * self._counts[shape]
             return
+        tile = self._tiles.setdefault((address // SECTOR, shape), len(self._tiles))
         self.trace.setdefault(self.program, []).append(~tile if store else tile)
 
-    def _union(self, touched: set[int]) -> int:
-        tiles = list(self._tiles)
+    def _sectors(self, known: Pattern, phase: int) -> int:
+        """The number of the set of sectors that `known` touches from `phase` bytes into one on.
+
+        Tiles of the same sectors are one thing to the cache, whichever bytes of them they touch.
+        """
+        if phase not in known.sectors:
+            touched = np.unique((phase + known.offsets) // SECTOR)
+            number = self._shapes.setdefault(touched.tobytes(), len(self._counts))
+            if number == len(self._counts):
+                self._counts.append(len(touched))
+            known.sectors[phase] = number
+        return known.sectors[phase]
+
+    def _union(self, touched: set[tuple[int, int]]) -> int:
         parts = [np.zeros((0, 2), np.int64)]
-        for address, pattern in map(tiles.__getitem__, touched):
+        for address, pattern in touched:
             parts.append(address + self._known[pattern].runs)
         runs = np.concatenate(parts)
         runs = runs[np.argsort(runs[:, 0], kind="stable")]
@@ -176,9 +185,7 @@ class Meter(Access):
 
     def dram(self, programs: list[list[int]], slots: int) -> int:
         """Bytes to and from DRAM when `programs` run in this order, `slots` at a time."""
-        bytes_of = [
-            SECTOR * self._known[pattern].sectors_at(address) for address, pattern in self._tiles
-        ]
+        bytes_of = [SECTOR * self._counts[shape] for _, shape in self._tiles]
         cache: OrderedDict[int, bool] = OrderedDict()  # tile -> written to
         held = moved = 0
         for tile in _lockstep(programs, slots):

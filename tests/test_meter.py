@@ -5,7 +5,6 @@ Run: .venv/bin/pytest tests/test_meter.py
 
 from collections import OrderedDict
 
-import numpy as np
 import pytest
 import torch
 import triton
@@ -14,7 +13,7 @@ import triton.language as tl
 from trivet.kernels import spec
 from trivet.kernels.dry import walking
 from trivet.kernels.interpreter import watching
-from trivet.kernels.meter import Meter, Pattern
+from trivet.kernels.meter import Meter
 
 
 @triton.jit
@@ -75,8 +74,8 @@ def test_the_cache_forgets_the_oldest_and_writes_back_what_it_holds() -> None:
     order = [0, 0, 1, 3, ~2, ~4, 5, 1, 0, 0, ~2]
     for room in range(1, 7):
         meter = Meter(l2=32 * room)
-        meter._known = [Pattern(np.zeros(1, np.int64), 1)]
-        meter._tiles = {(32 * i, 0): i for i in range(6)}
+        meter._counts = [1]
+        meter._tiles = {(i, 0): i for i in range(6)}
         cache: OrderedDict[int, bool] = OrderedDict()
         moved = 0
         for event in order:
