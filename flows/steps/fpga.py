@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...hw import hls, quantise, student
+from ...hw.network import Network
 from ..recipe import Recipe
 from . import data
 from .backends import Backend, Card
@@ -35,11 +36,11 @@ class StudentBackend:
 def open_student(name: str, folder: Path) -> Backend:
     """`student-float`, `student-fixed` or `hls-csim` from its artifact folder."""
     if name == "student-float":
-        float_student = student.Student.load(folder)
-        return StudentBackend(float_student.logits, float_student.sizes[0])
+        float_student = Network.load(folder)
+        return StudentBackend(float_student.logits, float_student.shape[0])
     if name == "student-fixed":
         fixed = quantise.FixedStudent.load(folder)
-        return StudentBackend(fixed.logits, fixed.sizes[0])
+        return StudentBackend(fixed.logits, fixed.shape[0])
     simulation = hls.CSim(folder)
     return StudentBackend(simulation.logits, simulation.bins)
 
