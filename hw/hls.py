@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from .. import UserError
-from .quantise import FixedStudent
+from .fixed import FixedStudent
 
 NAME = "student"
 LOG = "csim.log"
@@ -213,15 +213,3 @@ class CSim:
         for row, answer in zip(given, found, strict=True):
             self._run(row.ctypes.data, answer.ctypes.data)
         return found
-
-
-def random_rows(n: int, bins: int, cap: int, seed: int) -> np.ndarray:
-    """n rows the chip may be fed, uint8 [n, bins]: edges first, then sparse to dense at random.
-
-    Edges are all zero, all cap, and each bin alone at cap; fewer of them when n is small.
-    """
-    draw = np.random.default_rng(seed)
-    edges = np.vstack([np.zeros(bins), np.full(bins, cap), np.eye(bins) * cap]).astype(np.uint8)[:n]
-    counts = draw.integers(0, cap, (n - len(edges), bins), np.uint8, endpoint=True)
-    density = draw.random((len(counts), 1), np.float32)
-    return np.vstack([edges, counts * (draw.random(counts.shape, np.float32) < density)])

@@ -11,8 +11,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from trivet.hw.fixed import Fixed, FixedStudent, random_rows
 from trivet.hw.network import Network, Step
-from trivet.hw.quantise import Fixed, FixedStudent, quantise
+from trivet.hw.quantise import quantise
 from trivet.hw.student import distil
 
 torch.set_num_threads(1)
@@ -126,6 +127,24 @@ def test_every_kind_of_step_is_exact(given: str, tmp_path: Path) -> None:
     assert np.array_equal(FixedStudent.load(tmp_path).logits(x), logits)
     network.save(tmp_path)
     assert np.array_equal(Network.load(tmp_path).logits(x), network.logits(x))
+
+
+@pytest.mark.parametrize("given", ["ids", "sequence"])
+def test_random_rows_hold_the_edges_and_stay_in_range(given: str) -> None:
+    network, x = chain(given)
+    kind = Fixed(4, 4, signed=False) if given == "ids" else Fixed(7, 2)
+    made = quantise(network, x[:50], np.eye(4)[np.arange(50) % 4], 6, 6, 0, 0, given=kind)
+    rows = random_rows(made, 2000, 0)
+    low, high = (0, 10) if given == "ids" else (-2, 2 - 2**-5)
+    assert rows.shape == (2000, *network.shape) and rows.dtype == np.float32
+    assert not rows[0].any() and (rows[1] == high).all() and (rows[2] == low).all()
+    size = rows[0].size
+    assert np.array_equal(rows[3 : 3 + size].reshape(size, size), np.eye(size) * high)
+    assert rows.min() == low and rows.max() == high and (kind.hold(rows) == rows).all()
+    filled = (rows.reshape(2000, -1)[3 + size :] != 0).mean(1)
+    assert filled.min() < 0.1 and filled.max() > 0.7
+    assert np.array_equal(rows, random_rows(made, 2000, 0))
+    assert random_rows(made, 2, 0).shape == (2, *network.shape)
 
 
 def test_an_id_that_no_token_has_is_refused() -> None:
