@@ -181,19 +181,19 @@ class FixedStudent:
 def random_rows(fixed: FixedStudent, n: int, seed: int) -> np.ndarray:
     """n rows that the chip may be fed, float32 [n, *shape]: edges first, then sparse to dense.
 
-    Edges: all zero, all at the largest value, all at the smallest, each input alone at the largest
-    (fewer when n is small). Ids stay among the tokens, numbers within their type.
+    Edges: all zero; all at the largest, at the smallest value; each input alone at either (fewer
+    when n is small). Ids stay among the tokens, numbers within their type.
     """
     draw = np.random.default_rng(seed)
     size = math.prod(fixed.shape)
     ids = fixed.layers[0].kind == "embedding"
     low, high = (0, len(fixed.weights[0]) - 1) if ids else (fixed.given.low, fixed.given.high)
+    ends = [high, low] if low else [high]
+    alone = np.eye(size, dtype=np.int32)
     edges = np.vstack(
-        [np.zeros(size), np.full(size, high), np.full(size, low), np.eye(size) * high]
-    )
-    edges = edges[:n].astype(np.float32)
+        [0 * alone[:1], *(0 * alone[:1] + end for end in ends), *(alone * end for end in ends)]
+    )[:n]
     codes = draw.integers(low, high, (n - len(edges), size), np.int32, endpoint=True)
-    density = draw.random((len(codes), 1), np.float32)
-    codes *= draw.random(codes.shape, np.float32) < density
-    rows = np.vstack([edges, codes.astype(np.float32)]) * np.float32(2.0**-fixed.given.fraction)
+    codes *= draw.random(codes.shape, np.float32) < draw.random((len(codes), 1), np.float32)
+    rows = np.vstack([edges, codes]).astype(np.float32) * np.float32(2.0**-fixed.given.fraction)
     return rows.reshape(n, *fixed.shape)
