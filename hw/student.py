@@ -14,6 +14,7 @@ import torch
 from sklearn.feature_extraction import FeatureHasher
 from torch import Tensor, nn
 
+from .module import from_module
 from .network import Network, mlp
 
 CAP = 3  # counts end here, so that the chip reads two bits a bin
@@ -47,16 +48,42 @@ def distil(
     seed: int,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
 ) -> Network:
-    """Train a student on x, uint8 [n, bins], towards targets, float [n, classes], rows adding to 1.
-
-    The teacher's probabilities give the distilled student, one-hot rows the hard-label one.
-    `on_epoch` hears the epoch, from 1, and the mean training loss.
-    """
+    """Train a student of hidden layers on x [n, features]; the rest as in `train`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = mlp(x.shape[1], hidden, targets.shape[1])
-    fit(student, student.parameters(), x, targets, epochs, seed, 3e-3, on_epoch)
-    return student
+    return train(student, x, targets, epochs, seed, on_epoch)
+
+
+def train(
+    module: nn.Module,
+    x: np.ndarray,
+    targets: np.ndarray,
+    epochs: int,
+    seed: int,
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> Network:
+    """Train a module where it is, on x [n, …] towards targets, float [n, classes] adding to 1.
+
+    The teacher's probabilities give the distilled student, one-hot rows the hard-label one.
+    `on_epoch` hears the epoch, from 1, and the mean training loss. UserError, before anything is
+    trained, for a module that cannot go on the chip.
+    """
+    ids = from_module(module, x.shape[1:]).steps[0].kind == "embedding"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # for dropout
+        module.train()
+        fit(
+            lambda rows: module(rows.long() if ids else rows),
+            module.parameters(),
+            x,
+            targets,
+            epochs,
+            seed,
+            3e-3,
+            on_epoch,
+        )
+    return from_module(module.eval(), x.shape[1:])
 
 
 def fit(
@@ -78,6 +105,8 @@ def fit(
     for epoch in range(1, epochs + 1):
         total = 0.0
         for rows in torch.randperm(len(x), generator=order).split(BATCH):
+            if len(rows) == 1 < len(x):  # batch-norm knows no variance of one row
+                continue
             loss = nn.functional.cross_entropy(model(counts[rows]), wanted[rows])
             optimizer.zero_grad()
             loss.backward()
