@@ -94,6 +94,14 @@ class Layer:
     stride: int = 1
 
 
+PARTS: dict[Kind, tuple[str, ...]] = {
+    "dense": ("weight", "bias", "output"),
+    "conv": ("weight", "bias", "output"),
+    "embedding": ("weight", "output"),
+    "sum": ("output",),
+}
+
+
 class FixedStudent:
     """A network in fixed point. `weights` and `biases` are int32 codes, shaped as in `Step`.
 
@@ -134,25 +142,25 @@ class FixedStudent:
         return np.concatenate([self._run(part)[0] for part in parts]).astype(np.float32)
 
     def table(self, x: np.ndarray) -> list[dict[str, Any]]:
-        """Each layer's types, what its sums reached on x before rounding, how many saturated."""
+        """Types, what was reached on x before rounding, how many values saturated: a row for the
+        inputs, then one a layer.
+        """
         return self._run(x)[1]
 
     def _run(self, x: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        values = self.given.hold(x.reshape(len(x), *self.shape))
-        table = []
+        sums = x.reshape(len(x), *self.shape).astype(np.float64)
+        codes, saturated = self.given.round(sums)
+        values = np.ldexp(codes, -self.given.fraction)
+        table = [_row("input", {"output": self.given}, sums, saturated)]
         for at, layer in enumerate(self.layers):
-            # float64 holds every sum: `total` has at most 53 bits (see `_fix`)
+            # float64 holds every sum: `total` has at most 53 bits
             numbers = (torch.from_numpy(part) for part in self.numbers(at))
             sums = apply(layer, torch.from_numpy(values), *numbers).numpy()
             codes, saturated = layer.output.round(sums)
             values = np.ldexp(codes, -layer.output.fraction)
-            span = [float(sums.min()), float(sums.max())] if sums.size else [0.0, 0.0]
             types = {"weight": layer.weight, "bias": layer.bias, "output": layer.output}
-            table.append(
-                {"layer": f"{layer.kind}_{at}"}
-                | {part: str(kind) for part, kind in types.items()}
-                | {"range": span, "saturated": saturated, "values": sums.size}
-            )
+            has = {part: types[part] for part in PARTS[layer.kind]}
+            table.append(_row(f"{layer.kind}_{at}", has, sums, saturated))
         return values, table
 
     def save(self, folder: Path) -> None:
@@ -176,6 +184,12 @@ class FixedStudent:
             [named[f"{at}.{part}"] for at in range(len(layers))] for part in ("weight", "bias")
         )
         return cls(Fixed(**chain["given"]), chain["shape"], layers, weights, biases)
+
+
+def _row(name: str, types: dict[str, Fixed], sums: np.ndarray, saturated: int) -> dict[str, Any]:
+    span = [float(sums.min()), float(sums.max())] if sums.size else [0.0, 0.0]
+    words = {part: str(types.get(part, "")) for part in ("weight", "bias", "output")}
+    return {"layer": name, **words, "range": span, "saturated": saturated, "values": sums.size}
 
 
 def random_rows(fixed: FixedStudent, n: int, seed: int) -> np.ndarray:

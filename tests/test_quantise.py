@@ -3,6 +3,7 @@
 Run: .venv/bin/pytest tests/test_quantise.py
 """
 
+import copy
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from trivet import UserError
 from trivet.hw.fixed import Fixed, FixedStudent, random_rows
 from trivet.hw.network import Network, Step
 from trivet.hw.quantise import quantise
@@ -169,7 +171,9 @@ def test_few_bits_cost_little_and_training_repairs(student: Network, fixed: Fixe
 
 
 def test_the_table_names_types_ranges_and_what_saturated(fixed: FixedStudent) -> None:
-    table = fixed.table(X)
+    given, *table = fixed.table(X)
+    assert given["layer"] == "input" and given["output"] == "ap_ufixed<2,2>" and not given["weight"]
+    assert given["range"] == [0, 3] and given["saturated"] == 0 and given["values"] == X.size
     assert [row["layer"] for row in table] == ["dense_0", "dense_1", "dense_2"]
     assert [row["values"] for row in table] == [len(X) * n for n in (32, 16, 10)]
     assert all(row["weight"].startswith("ap_fixed<6,") for row in table)
@@ -177,9 +181,46 @@ def test_the_table_names_types_ranges_and_what_saturated(fixed: FixedStudent) ->
     assert table[2]["saturated"] == 0  # logits are wide enough
     assert all(low <= high for low, high in (row["range"] for row in table))
     # what each unit would like best, and no digit looks like
-    full = fixed.table(3 * (fixed.weights[0] > 0).astype(np.uint8))
-    assert full[0]["saturated"] > 0
-    assert full[0]["range"][1] > 2 ** fixed.layers[0].output.integer
+    given, first, *_ = fixed.table(4 * (fixed.weights[0] > 0).astype(np.uint8))
+    assert given["saturated"] == (fixed.weights[0] > 0).sum()
+    assert first["saturated"] > 0
+    assert first["range"][1] > 2 ** fixed.layers[0].output.integer
+
+
+def test_bits_may_differ_by_layer(student: Network) -> None:
+    made = quantise(student, X[:200], TARGETS[:200], [3, 4, 7], [5, 6, 6], 0, 0)
+    assert [layer.weight.width for layer in made.layers] == [3, 4, 7]
+    assert [layer.output.width for layer in made.layers[:2]] == [5, 6]
+    network, x = chain("ids")
+    bits = {"weight_bits": [4, 5, 6, 7], "activation_bits": [6, 7, 8, 9]}
+    ids = Fixed(4, 4, signed=False)
+    made = quantise(network, x[:50], np.eye(4)[x[:50, 0] % 4], **bits, epochs=0, seed=0, given=ids)
+    assert [made.layers[at].weight.width for at in (0, 1, 2, 4)] == [4, 5, 6, 7]
+    assert [layer.output.width for layer in made.layers[:4]] == [4, 7, 8, 8 + 3]  # 6 positions
+    with pytest.raises(UserError, match=r"weight_bits = \[3, 4\]: the network has 3 layers"):
+        quantise(student, X[:50], TARGETS[:50], [3, 4], 6, 0, 0)
+    with pytest.raises(UserError, match=r"lower fpga.weight_bits"):
+        quantise(student, X[:50], TARGETS[:50], 26, 26, 0, 0)
+
+
+def test_a_channel_may_have_a_scale_of_its_own(student: Network) -> None:
+    uneven = copy.deepcopy(student)
+    with torch.no_grad():  # the same answers, but half of the units have small weights
+        uneven.weights[0][::2] /= 8
+        uneven.biases[0][::2] /= 8
+        uneven.weights[1][:, ::2] *= 8
+
+    def wrong(**how: bool) -> float:
+        made = quantise(uneven, X[:1400], TARGETS[:1400], [4, 9, 9], 12, 0, 0, **how)
+        assert [exact(made, row) for row in X[:3]] == made.logits(X[:3]).tolist()
+        return np.abs(made.logits(X) - student.logits(X)).mean()
+
+    assert wrong(per_channel=True) < 0.7 * wrong()
+    made = quantise(uneven, X[:1400], TARGETS[:1400], 4, 8, 2, 0, per_channel=True)
+    for weight, layer in zip(made.weights, made.layers, strict=True):
+        assert np.abs(weight).max() <= layer.weight.high and layer.weight.width <= 4 + 4
+        step = np.gcd.reduce(weight, axis=1, keepdims=True)
+        assert (np.abs(weight // step) <= 8).all()  # each row is 4 bits wide in its own scale
 
 
 def test_a_saved_fixed_student_answers_the_same(fixed: FixedStudent, tmp_path: Path) -> None:
