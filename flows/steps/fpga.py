@@ -43,7 +43,7 @@ def open_student(name: str, folder: Path) -> Backend:
         fixed = FixedStudent.load(folder)
         return StudentBackend(fixed.logits, fixed.shape[0])
     simulation = hls.CSim(folder)
-    return StudentBackend(simulation.logits, simulation.bins)
+    return StudentBackend(simulation.logits, simulation.shape[0])
 
 
 def distil(
