@@ -5,6 +5,7 @@ Libraries that take seconds to import are imported by the commands that need the
 
 import errno
 import json
+import logging
 import os
 import sys
 import warnings
@@ -270,6 +271,7 @@ def _ask() -> str:
 def main() -> None:
     """Entry point: errors that the user can mend become one paragraph and exit code 2."""
     warnings.simplefilter("ignore")  # libraries' notes to developers
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # and its to users: of kernels unused
     # Waiting threads sleep instead of spinning, which starves them on a machine that is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

@@ -1,7 +1,6 @@
 """`trivet kernels`: what is known of the GPU kernels, with a GPU and without."""
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,7 +80,6 @@ def bench(
 def _collect() -> dict[str, Any]:
     from ..kernels import evidence
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with _bar("compiling, interpreting, metering") as tell:
         return evidence.collect(tell)
 
