@@ -35,11 +35,14 @@ BACKENDS: dict[str, tuple[str, str | None]] = {
     "student-float": ("student", "merged"),
     "student-fixed": ("student", "student-float"),
     "hls-csim": ("hls", "student-fixed"),
+    "alkaid": ("rtl", "student-fixed"),
+    "rtl": ("rtl", "student-fixed"),
 }
+EXACT = ("hls-csim", "alkaid", "rtl")  # logits must equal those of the hop before, bit for bit
 LEGS = {
     "torch": ("adapter", "merged"),
     "cpu": ("onnx-fp32", "onnx-int8"),
-    "fpga": ("student-float", "student-fixed", "hls-csim"),
+    "fpga": ("student-float", "student-fixed", *EXACT),
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from . import chip
 from .backends import LEGS
 
 METRICS = {
@@ -24,6 +25,11 @@ METRICS = {
     "macro_f1": "macro F1",
     "token_accuracy": "token accuracy",
     "chrf": "chrF",
+}
+WAYS = {
+    "hls-csim": "hls4ml project, C simulation",
+    "alkaid": "Verilog compiler's bit-accurate interpreter",
+    "rtl": "Verilog, simulated cycle by cycle",
 }
 LEG_WORDS = {"torch": ("GPU", "torch"), "cpu": ("CPU", "ONNX Runtime"), "fpga": ("FPGA", "student")}
 MOST_LABELS = 45  # a heat map of more cannot be read
@@ -41,6 +47,8 @@ def write(run: Path) -> Path:
     page = _environment().get_template("report.html")
     confusion = _read(run, "confusion", optional=True)
     curve = _read(run, "curve")
+    fpga = _read(run, "fpga", optional=True)
+    pareto = run / "search" / "pareto.svg"
     text = page.render(
         name=run.name,
         recipe=_read(run, "recipe"),
@@ -49,10 +57,14 @@ def write(run: Path) -> Path:
         hops={hop["backend"]: hop for hop in parity["hops"]},
         legs=legs(parity["hops"]),
         baseline_wins=_baseline_wins(parity),
-        curve=drawing(curve),
+        curve=drawing(curve) if curve else None,
         epochs=epochs(curve),
         heat=heat_map(**confusion) if confusion else None,
-        fpga=_read(run, "fpga", optional=True),
+        fpga=fpga,
+        wave=chip.waveform(fpga["wave"]) if fpga and fpga["wave"] else None,
+        chip_resources=chip.resources(fpga) if fpga and fpga["synth"] else [],
+        deviation=chip.deviation(fpga) if fpga else None,
+        pareto=pareto.read_text(encoding="utf-8") if pareto.exists() else "",
         lineage=_read(run, "lineage"),
         hls=_hls_folder(run),
     )
@@ -189,6 +201,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    env.globals["WAYS"] = WAYS
     env.filters |= {"figure": _figure, "percent": _percent, "loss": _loss, "repr": repr}
     env.filters |= {"metric": _metric, "link": _link}
     return env
@@ -196,8 +209,7 @@ def _environment() -> Environment:
 
 def _baseline_wins(parity: dict[str, Any]) -> bool:
     """Whether the baseline does at least as well as the tuned model, as far as both were judged."""
-    tuned = next(hop for hop in parity["hops"] if hop["backend"] == "adapter")
-    base = parity["baseline"]
+    tuned, base = parity["hops"][0], parity["baseline"]
     sign = -1 if parity["metric"] == "loss" else 1
     return base is not None and sign * base["value"] >= sign * tuned["value"]
 
