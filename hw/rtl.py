@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import simulate
-from .quantise import FixedStudent, random_rows
+from . import bench, simulate
+from .fixed import FixedStudent, random_rows
 
 if TYPE_CHECKING:
     from alkaid.trace import FVArray
@@ -120,7 +120,7 @@ def build(
     rows = random_rows(fixed, GOLDEN, 0) if rows is None else rows
     rows = np.concatenate([rows, random_rows(fixed, GOLDEN, 0)])[:GOLDEN]
     logits = fixed.logits(rows)
-    simulate.write(design, folder, clock_ns, rows, logits)
+    bench.write(design, folder, clock_ns, rows, logits)
     _save(folder, facts := facts | asdict(design))
     written = time.perf_counter()
     simulate.compile_simulation(folder)
@@ -138,7 +138,7 @@ def build(
     return facts
 
 
-def _readme(design: simulate.Design, part: str, clock_ns: float) -> str:
+def _readme(design: bench.Design, part: str, clock_ns: float) -> str:
     x, logits = design.x, design.logits
     return README.format(
         inputs=x.fields,
@@ -155,7 +155,7 @@ def _readme(design: simulate.Design, part: str, clock_ns: float) -> str:
 
 def _write(
     fixed: FixedStudent, folder: Path, part: str, max_cycles: int, clock_ns: float
-) -> tuple[simulate.Design, dict[str, Any]]:
+) -> tuple[bench.Design, dict[str, Any]]:
     """Compile and write the Verilog: its ports, and what alkaid estimates of it."""
     from alkaid.codegen import RTLModel
     from alkaid.trace import trace
@@ -187,20 +187,20 @@ def _write(
         "delay": delay,
     }
     out = model.fsm.out_signals[0]
-    design = simulate.Design(
+    design = bench.Design(
         fixed.given, fixed.shape, _port(model.fsm.inp_signals[0]), _port(out), out.schedule.bias
     )
     return design, facts
 
 
-def _port(signal: Any) -> simulate.Port:
+def _port(signal: Any) -> bench.Port:
     """A port of the wrapper, whose fields are all as wide as the widest needs."""
     signed, integer, fraction = map(int, np.max(signal.precisions, axis=0))
-    return simulate.Port(signal.size, bool(signed), signed + integer + fraction, fraction)
+    return bench.Port(signal.size, bool(signed), signed + integer + fraction, fraction)
 
 
 def _save(folder: Path, facts: dict[str, Any]) -> None:
-    (folder / simulate.FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+    (folder / bench.FACTS).write_text(json.dumps(facts, indent=1) + "\n")
 
 
 class Interpreter:
@@ -209,7 +209,7 @@ class Interpreter:
     def __init__(self, folder: Path) -> None:
         from alkaid.types import CombLogic
 
-        self.design = simulate.Design.read(folder)
+        self.design = bench.Design.read(folder)
         self._program = CombLogic.load(folder / PROGRAM)
 
     def logits(self, x: np.ndarray) -> np.ndarray:

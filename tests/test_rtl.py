@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import pytest
 import torch
 
 from trivet import UserError
-from trivet.hw import rtl, simulate, tools
+from trivet.hw import bench, rtl, simulate, tools
+from trivet.hw.fixed import Fixed, FixedStudent, compare, random_rows
 from trivet.hw.network import Network, Step, mlp
-from trivet.hw.quantise import Fixed, FixedStudent, compare, quantise, random_rows
+from trivet.hw.quantise import quantise
 
 torch.set_num_threads(1)
 PART = "xcku5p-ffvb676-2-e"
@@ -63,7 +65,7 @@ def facts(folder: Path) -> dict[str, Any]:
 def test_interpreter_and_verilog_are_equal_bit_for_bit(fixed: FixedStudent, folder: Path) -> None:
     x = random_rows(fixed, 100_000, 1)
     assert len(np.unique(fixed.logits(x), axis=0)) > 10_000
-    assert all(row["saturated"] for row in fixed.table(x)[:2])  # so saturation is compared too
+    assert all(row["saturated"] for row in fixed.table(x)[1:3])  # so saturation is compared too
     beyond = np.array([[9.3] * 24, [-2.0] * 24])  # the host saturates what it is given
     found = compare(fixed, rtl.Interpreter(folder).logits, beyond, 100_000)
     assert found == {"rows": 2, "equal_rows": 2, "vectors": 100_000, "equal_vectors": 100_000}
@@ -221,17 +223,21 @@ def test_a_tool_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     assert tools.run(words, tmp_path, tmp_path / "log", 0.5) == "sh was stopped after 0.5 s"
     here, child = (tmp_path / "log").read_text().split()
     assert here == "here"
-    state = Path(f"/proc/{child}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    for _ in range(50):  # the kernel takes its time
+        gone = subprocess.run(["ps", "-o", "stat=", "-p", child], capture_output=True, text=True)
+        if gone.stdout.strip() in ("", "Z"):
+            break
+        time.sleep(0.1)
+    assert gone.stdout.strip() in ("", "Z")
     assert tools.run(["false"], tmp_path, tmp_path / "log", 5) == "false failed with 1"
 
 
 def test_ports_write_and_read_the_same_codes() -> None:
     for signed, width, fields in ((True, 9, 5), (False, 2, 7), (True, 1, 3), (False, 16, 1)):
-        port = simulate.Port(fields, signed, width, 0)
+        port = bench.Port(fields, signed, width, 0)
         low, high = (-(1 << width - 1), 1 << width - 1) if signed else (0, 1 << width)
         codes = np.random.default_rng(0).integers(low, high, (50, fields))
         text = port.write(codes)
         assert set(map(len, text.split())) == {port.digits}
         assert np.array_equal(port.read(text), codes)
-    assert simulate.Port(3, False, 4, 0).write(np.array([[1, 2, 3]])) == "0321\n"
+    assert bench.Port(3, False, 4, 0).write(np.array([[1, 2, 3]])) == "0321\n"
