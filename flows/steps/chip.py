@@ -16,12 +16,13 @@ RESOURCES = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram": "BRAM"}
 
 def facts(run: Run, table: dict[str, Any]) -> dict[str, Any]:
     """fpga.json: the student's making and its range report, `ways` (one for each compiled form:
-    on how many rows and random vectors it equals the fixed-point student), `rtl`, `synth`, and
-    `vendor`. What was not made is None.
+    on how many rows and random vectors it equals the fixed-point student), hls4ml's
+    `default_precision` beside ours, `rtl`, `wave`, `synth` and `vendor`. What was not made is None.
     """
     found = _read(run.path("student") / "fpga.json")
     found["ways"] = [_way(run, hop) for hop in table["hops"] if hop["backend"] in EXACT]
-    found["design"] = _read(run.path("hls") / "design.json")
+    design = _read(run.path("hls") / "design.json") or {}
+    found["default_precision"] = design.get("default_precision")
     found["rtl"] = _read(run.path("rtl") / "rtl.json")
     found["wave"] = _read(run.path("rtl") / "wave.json")
     found["synth"] = _read(run.path("synth") / "synth.json")

@@ -40,13 +40,13 @@ CELL, LETTER = 18, 6.4  # of the heat map, px: a cell's side, a letter's usual w
 def write(run: Path) -> Path:
     """Write run/report.html from the JSON files in `run`, whole or not at all; returns its path.
 
-    Needs recipe.json, data.json, curve.json, parity.json and lineage.json (FileNotFoundError);
-    confusion.json and fpga.json are shown where they exist.
+    Needs recipe.json, data.json, parity.json and lineage.json (FileNotFoundError); curve.json,
+    confusion.json, fpga.json and search/pareto.svg are shown where they exist.
     """
     parity = _read(run, "parity")
     page = _environment().get_template("report.html")
     confusion = _read(run, "confusion", optional=True)
-    curve = _read(run, "curve")
+    curve = _read(run, "curve", optional=True)
     fpga = _read(run, "fpga", optional=True)
     pareto = run / "search" / "pareto.svg"
     text = page.render(
@@ -57,8 +57,8 @@ def write(run: Path) -> Path:
         hops={hop["backend"]: hop for hop in parity["hops"]},
         legs=legs(parity["hops"]),
         baseline_wins=_baseline_wins(parity),
-        curve=drawing(curve) if curve else None,
-        epochs=epochs(curve),
+        curve=drawing(curve) if curve is not None else None,
+        epochs=epochs(curve or []),
         heat=heat_map(**confusion) if confusion else None,
         fpga=fpga,
         wave=chip.waveform(fpga["wave"]) if fpga and fpga["wave"] else None,
