@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import warnings
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +17,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from .. import UserError, workspace
-from . import fpga_cli, kernels_cli, tables, up
+from . import kernels_cli, tables, up
 from . import schedule as scheduling
 from .console import AsJson, Overrides, RecipeFile, RunName, conclude, connect, out, run_folder
 from .recipe import load
@@ -30,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(kernels_cli.app, name="kernels")
-app.add_typer(fpga_cli.app, name="fpga")
+
 
 @app.callback()
 def trivet() -> None:

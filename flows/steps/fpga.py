@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ...hw import hls, quantise, student
-from ...hw.fixed import FixedStudent, random_rows
+from ...hw import hls, quantise, rtl, simulate, student, synth
+from ...hw.fixed import FixedStudent, compare
 from ...hw.network import Network
 from ..recipe import Recipe
 from . import data
 from .backends import Backend, Card
 
-RANDOM_VECTORS = 20_000
+VECTORS = {"hls-csim": 100_000, "alkaid": 100_000, "rtl": 20_000}  # random ones, edges included
 Rows = Sequence[dict[str, Any]]
 
 
@@ -35,15 +35,21 @@ class StudentBackend:
 
 
 def open_student(name: str, folder: Path) -> Backend:
-    """`student-float`, `student-fixed` or `hls-csim` from its artifact folder."""
+    """A student backend, in any of its forms, from its artifact folder."""
     if name == "student-float":
         float_student = Network.load(folder)
         return StudentBackend(float_student.logits, float_student.shape[0])
     if name == "student-fixed":
         fixed = FixedStudent.load(folder)
         return StudentBackend(fixed.logits, fixed.shape[0])
-    simulation = hls.CSim(folder)
-    return StudentBackend(simulation.logits, simulation.bins)
+    return StudentBackend(compiled(name, folder).logits, FixedStudent.load(folder).shape[0])
+
+
+def compiled(name: str, folder: Path) -> hls.CSim | rtl.Interpreter | simulate.RtlSim:
+    """What was compiled from the fixed-point student, ready to answer, from its artifact folder."""
+    if name == "hls-csim":
+        return hls.CSim(folder)
+    return rtl.Interpreter(folder) if name == "alkaid" else simulate.RtlSim(folder)
 
 
 def distil(
@@ -100,15 +106,36 @@ def distil(
     (folder / "fpga.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def compile_design(recipe: Recipe, student_folder: Path, folder: Path) -> None:
+def compile_hls(recipe: Recipe, student_folder: Path, folder: Path) -> None:
     """Write and compile the hls4ml project of a fixed-point student."""
-    hls.build(FixedStudent.load(student_folder), folder, recipe.fpga.part)
+    fixed = FixedStudent.load(student_folder)
+    hls.build(fixed, folder, recipe.fpga.part)
+    _sign(fixed, student_folder, folder)
+
+
+def compile_rtl(recipe: Recipe, rows: Rows, student_folder: Path, folder: Path) -> None:
+    """Write the student's Verilog, compile its simulation; `rows` are the first golden vectors."""
+    fixed, chip = FixedStudent.load(student_folder), recipe.fpga
+    x = student.features([row["text"] for row in rows[: rtl.GOLDEN // 2]], fixed.shape[0])
+    rtl.build(fixed, folder, chip.part, chip.max_cycles, rows=x)
+    _sign(fixed, student_folder, folder)
+
+
+def synthesise(design: Path, folder: Path) -> None:
+    """What the Verilog in `design` costs and how fast it runs, by open tools: synth.json."""
+    synth.synthesise(design / "src", folder)
+
+
+def _sign(fixed: FixedStudent, student_folder: Path, folder: Path) -> None:
+    """A form of the student carries the student's card, and the student that it must equal."""
     Card.read(student_folder).write(folder)
+    fixed.save(folder)
 
 
-def compare_random(student_folder: Path, design: Path) -> dict[str, int]:
-    """On how many of 20,000 random in-range vectors, edges included, all logits are equal."""
-    fixed, simulation = FixedStudent.load(student_folder), hls.CSim(design)
-    x = random_rows(fixed, RANDOM_VECTORS, seed=0)
-    equal = (fixed.logits(x) == simulation.logits(x)).all(1)
-    return {"rows": len(x), "equal": int(equal.sum())}
+def compare_random(name: str, folder: Path) -> dict[str, int]:
+    """On how many random in-range vectors, edges included, all logits are the student's."""
+    fixed = FixedStudent.load(folder)
+    found = compare(
+        fixed, compiled(name, folder).logits, np.zeros((0, *fixed.shape)), VECTORS[name]
+    )
+    return {"rows": found["vectors"], "equal": found["equal_vectors"]}

