@@ -8,7 +8,7 @@ Not here: how the types and weights are found (quantise.py).
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -211,3 +211,20 @@ def random_rows(fixed: FixedStudent, n: int, seed: int) -> np.ndarray:
     codes *= draw.random(codes.shape, np.float32) < draw.random((len(codes), 1), np.float32)
     rows = np.vstack([edges, codes]).astype(np.float32) * np.float32(2.0**-fixed.given.fraction)
     return rows.reshape(n, *fixed.shape)
+
+
+def compare(
+    fixed: FixedStudent,
+    logits: Callable[[np.ndarray], np.ndarray],
+    rows: np.ndarray,
+    vectors: int,
+    seed: int = 0,
+) -> dict[str, int]:
+    """On how many of `rows` and of so many random vectors, edges included, another way to compute
+    the student (C simulation, interpreter, RTL) gives all of its logits bit for bit.
+    """
+    found: dict[str, int] = {}
+    for name, x in (("rows", rows), ("vectors", random_rows(fixed, vectors, seed))):
+        equal = (logits(x) == fixed.logits(x)).all(1)
+        found |= {name: len(x), f"equal_{name}": int(equal.sum())}
+    return found
