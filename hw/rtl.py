@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import UserError
 from . import bench, simulate
 from .fixed import FixedStudent, random_rows
 
@@ -27,6 +28,12 @@ NAME = "student"
 PROGRAM = "model/comb.json.gz"
 GOLDEN = 256  # vectors of the self-check
 STAGE_DELAY = 2.5  # nanoseconds between registers, as alkaid estimates them for a fast Xilinx part
+
+CONSTANT = (
+    "Layer {at} of the fixed-point student gives the same for every row: too many of its weights "
+    "are zero. Train it longer (fpga.epochs) or with more bits (fpga.weight_bits, "
+    "fpga.activation_bits)."
+)
 
 README = """# The distilled student as Verilog
 
@@ -61,7 +68,10 @@ The Verilog was written by alkaid {alkaid}; the modules in `src/static` are its 
 
 
 def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
-    """The symbolic input, and what each layer makes of it, exactly as FixedStudent computes it."""
+    """The symbolic input, and what each layer makes of it, exactly as FixedStudent computes it.
+
+    Raises UserError when a layer gives the same for every row: alkaid has no answer for some such.
+    """
     from alkaid.trace import FVArray
 
     step = 2.0**-fixed.given.fraction
@@ -74,12 +84,13 @@ def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
     for at, layer in enumerate(fixed.layers):
         weight, bias = fixed.numbers(at)
         if layer.kind == "dense":
-            values = values.reshape(-1) @ weight.T + bias
+            values = _product(at, values.reshape(-1), weight.T) + bias
         elif layer.kind == "conv":
             outputs, _, kernel = weight.shape
             starts = range(0, len(values) - kernel + 1, layer.stride)
             windows = np.stack([values[start : start + kernel].reshape(-1) for start in starts])
-            values = windows @ weight.transpose(2, 1, 0).reshape(-1, outputs) + bias
+            matrix = weight.transpose(2, 1, 0).reshape(-1, outputs)
+            values = _product(at, windows, matrix) + bias
         elif layer.kind == "embedding":
             # an id beyond the table, which no row has, finds zeros
             tables = np.pad(weight, ((0, int(high) + 1 - len(weight)), (0, 0))).T
@@ -93,8 +104,17 @@ def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
         values = values.quantize(
             kind.signed, kind.integer - kind.signed, kind.fraction, "SAT", "RND"
         )
+        if values.collapsed:
+            raise UserError(CONSTANT.format(at=at))
         found.append(values)
     return given, found
+
+
+def _product(at: int, values: "FVArray", matrix: np.ndarray) -> "FVArray":
+    moving = [one.low < one.high for one in np.asarray(values).reshape(-1, len(matrix))[0]]
+    if not matrix[moving].any():
+        raise UserError(CONSTANT.format(at=at))
+    return values @ matrix
 
 
 def build(

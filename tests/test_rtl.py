@@ -103,6 +103,14 @@ def test_signed_numbers_and_strides(tmp_path: Path) -> None:
     assert compared["equal_rows"] == 300 and compared["equal_vectors"] == 50_000
 
 
+def test_a_layer_that_no_input_moves_is_refused(fixed: FixedStudent) -> None:
+    for at in range(3):
+        weights = [codes * (i != at) for i, codes in enumerate(fixed.weights)]
+        dead = FixedStudent(fixed.given, fixed.shape, fixed.layers, weights, fixed.biases)
+        with pytest.raises(UserError, match=f"Layer {at} .* same for every row"):
+            rtl.layers(dead)
+
+
 def test_cycles_are_measured_and_not_read(
     fixed: FixedStudent, folder: Path, tmp_path: Path
 ) -> None:
