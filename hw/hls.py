@@ -8,6 +8,7 @@ Not here: RTL, synthesis, timing, area; nothing of a vendor's tool is run.
 
 import ctypes
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ import torch
 from torch import nn
 
 from .. import UserError
-from .quantise import FixedStudent
+from .fixed import FixedStudent
 
 NAME = "student"
 LOG = "csim.log"
@@ -64,7 +65,7 @@ def build(fixed: FixedStudent, folder: Path, part: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "hls4ml.log").open("w") as log, redirect_stdout(log):  # it prints its topology
         _write(fixed, folder, part)
-    sizes = fixed.sizes
+    sizes = [math.prod(shape) for shape in fixed.shapes]
     (folder / "design.json").write_text(
         json.dumps(
             {"part": part, "sizes": sizes, "layers": [parallel(i, o) for i, o in pairwise(sizes)]}
@@ -116,15 +117,12 @@ def _plain(fixed: FixedStudent) -> nn.Sequential:
     """The quantised weights in the plain torch model that hls4ml reads."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for at, layer in enumerate(fixed.layers):
-        linear = nn.Linear(fixed.sizes[at], fixed.sizes[at + 1], dtype=torch.float64)
-        for name, codes, kind in (
-            ("weight", fixed.weights[at], layer.weight),
-            ("bias", fixed.biases[at], layer.bias),
-        ):
-            values = np.ldexp(codes.astype(np.float64), -kind.fraction)
-            getattr(linear, name).data = torch.from_numpy(values)
+        weight, bias = map(torch.from_numpy, fixed.numbers(at))
+        outputs, inputs = weight.shape
+        linear = nn.Linear(inputs, outputs, dtype=torch.float64)
+        linear.weight.data, linear.bias.data = weight, bias
         modules[f"dense_{at}"] = linear
-        if at < len(fixed.layers) - 1:
+        if layer.relu:
             modules[f"relu_{at}"] = nn.ReLU()
     return nn.Sequential(modules).eval()
 
@@ -140,16 +138,15 @@ def parallel(inputs: int, outputs: int) -> dict[str, Any]:
 
 def _config(fixed: FixedStudent) -> dict[str, Any]:
     """hls4ml's configuration with a type for everything it could choose one for."""
-    last = len(fixed.layers) - 1
     layers: dict[str, Any] = {"input_1": {"Precision": {"result": fixed.given.hls}}}
     for at, layer in enumerate(fixed.layers):
-        result = layer.output if at == last else layer.total
+        result = layer.total if layer.relu else layer.output
         types = {"weight": layer.weight, "bias": layer.bias, "accum": layer.total, "result": result}
         layers[f"dense_{at}"] = {
             "Precision": {name: kind.hls for name, kind in types.items()},
-            **parallel(*fixed.sizes[at : at + 2]),
+            **parallel(*fixed.weights[at].shape[::-1]),
         }
-        if at < last:
+        if layer.relu:
             layers[f"relu_{at}"] = {"Precision": {"result": layer.output.hls}}
     return {
         "Model": {
@@ -161,7 +158,7 @@ def _config(fixed: FixedStudent) -> dict[str, Any]:
             "TransposeOutputs": False,
         },
         "LayerName": layers,
-        "InputShape": [[fixed.sizes[0]]],
+        "InputShape": [list(fixed.shape)],
     }
 
 
@@ -216,15 +213,3 @@ class CSim:
         for row, answer in zip(given, found, strict=True):
             self._run(row.ctypes.data, answer.ctypes.data)
         return found
-
-
-def random_rows(n: int, bins: int, cap: int, seed: int) -> np.ndarray:
-    """n rows the chip may be fed, uint8 [n, bins]: edges first, then sparse to dense at random.
-
-    Edges are all zero, all cap, and each bin alone at cap; fewer of them when n is small.
-    """
-    draw = np.random.default_rng(seed)
-    edges = np.vstack([np.zeros(bins), np.full(bins, cap), np.eye(bins) * cap]).astype(np.uint8)[:n]
-    counts = draw.integers(0, cap, (n - len(edges), bins), np.uint8, endpoint=True)
-    density = draw.random((len(counts), 1), np.float32)
-    return np.vstack([edges, counts * (draw.random(counts.shape, np.float32) < density)])

@@ -1,219 +1,190 @@
-"""The student in fixed point: every number as an integer times a power of two, as the chip has it.
+"""From a float network to fixed point: choose the types, train within them, round for good.
 
-Training knows the rounding (straight-through gradients), so that few bits lose little. The result
-is computed here exactly: sums are wide enough to lose nothing, and only a layer's output is
-rounded (half up) and saturated, with the modes that HLS calls AP_RND and AP_SAT.
-Not here: the chip's project (hls.py); a search for the best widths.
+Training knows the rounding (straight-through gradients), so that few bits lose little. Types come
+from the ranges that the training rows show.
+Not here: the exact result (fixed.py); a search for the best widths.
 """
 
-import json
+import copy
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from .student import CAP, Student, fit
+from .. import UserError
+from .fixed import Fixed, FixedStudent, Layer
+from .network import Network, apply
+from .student import CAP, fit
 
 EXACT_FLOAT32 = 24  # bits: logits no wider than this are float32 without rounding
+ONE = torch.ones(())
+FINEST = 4  # bits that a channel's scale may be finer than its layer's, or sums grow wide
+COUNTS = Fixed.holding(CAP, CAP.bit_length(), signed=False)
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """A fixed-point type as in HLS: `width` bits, of which `integer` stand before the point."""
+class Types:
+    """A step's types as chosen before training; without an output, it is as wide as the sum.
 
-    width: int
-    integer: int
-    signed: bool = True
+    `finer` [out, 1, …] are powers of two: the weights of an output channel are `weight` divided
+    by its own, so that small ones are not rounded to nothing beside large ones.
+    """
 
-    @property
-    def fraction(self) -> int:
-        return self.width - self.integer
+    weight: Fixed | None = None
+    bias: Fixed | None = None
+    output: Fixed | None = None
+    finer: Tensor = ONE
 
-    @property
-    def low(self) -> int:
-        """The smallest integer code."""
-        return -(1 << (self.width - 1)) if self.signed else 0
-
-    @property
-    def high(self) -> int:
-        """The largest integer code."""
-        return (1 << (self.width - self.signed)) - 1
-
-    def __str__(self) -> str:
-        return f"ap_{'' if self.signed else 'u'}fixed<{self.width},{self.integer}>"
+    def imitate(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights and biases as the chip will hold them."""
+        if self.weight:
+            weight = self.weight.imitate(weight * self.finer) / self.finer
+        return weight, self.bias.imitate(bias) if self.bias else bias
 
     @property
-    def hls(self) -> str:
-        """With the modes: round half up, saturate."""
-        return f"{str(self)[:-1]},AP_RND,AP_SAT>"
-
-    @classmethod
-    def holding(cls, largest: float, width: int, signed: bool = True) -> "Fixed":
-        """The finest type of this width whose range reaches `largest` (one step may saturate)."""
-        reach = math.frexp(largest)[1] if largest > 0 else 0
-        return cls(width, reach + signed, signed)
-
-    def round(self, x: np.ndarray) -> tuple[np.ndarray, int]:
-        """float64 values to integer codes (as float64), and how many of them saturated."""
-        codes = np.floor(np.ldexp(x, self.fraction) + 0.5)
-        outside = (codes < self.low) | (codes > self.high)
-        return np.clip(codes, self.low, self.high), int(outside.sum())
-
-    def imitate(self, x: Tensor) -> Tensor:
-        """x as this type would hold it; the gradient passes as if only the range were limited."""
-        step = 2.0**-self.fraction
-        inside = x.clamp(self.low * step, self.high * step)
-        rounded = (torch.floor(x / step + 0.5) * step).clamp(self.low * step, self.high * step)
-        return inside + (rounded - inside).detach()
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The types of one linear layer: what it stores, what it sums in, what it gives on."""
-
-    weight: Fixed
-    bias: Fixed
-    total: Fixed
-    output: Fixed
-
-
-class FixedStudent:
-    """A student in fixed point. `weights` int32 [out, in] and `biases` int32 [out] are codes."""
-
-    def __init__(
-        self, given: Fixed, layers: list[Layer], weights: list[np.ndarray], biases: list[np.ndarray]
-    ) -> None:
-        self.given, self.layers, self.weights, self.biases = given, layers, weights, biases
-
-    @property
-    def sizes(self) -> list[int]:
-        return [self.weights[0].shape[1], *(len(bias) for bias in self.biases)]
-
-    def logits(self, x: np.ndarray) -> np.ndarray:
-        """uint8 [n, bins] to float32 [n, classes], exactly the chip's. Counts end at CAP."""
-        return self._run(x)[0].astype(np.float32)
-
-    def table(self, x: np.ndarray) -> list[dict[str, Any]]:
-        """Each layer's types, what its sums reached on x before rounding, how many saturated."""
-        return self._run(x)[1]
-
-    def _run(self, x: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        values = np.ldexp(self.given.round(x.astype(np.float64))[0], -self.given.fraction)
-        table = []
-        for at, layer in enumerate(self.layers):
-            # float64 holds every sum: `total` has at most 53 bits (see `_fix`)
-            sums = values @ np.ldexp(self.weights[at].T.astype(np.float64), -layer.weight.fraction)
-            sums += np.ldexp(self.biases[at].astype(np.float64), -layer.bias.fraction)
-            if at < len(self.layers) - 1:
-                sums = np.maximum(sums, 0)
-            codes, saturated = layer.output.round(sums)
-            values = np.ldexp(codes, -layer.output.fraction)
-            span = [float(sums.min()), float(sums.max())] if sums.size else [0.0, 0.0]
-            types = {"weight": layer.weight, "bias": layer.bias, "output": layer.output}
-            table.append(
-                {"layer": f"dense_{at}"}
-                | {part: str(kind) for part, kind in types.items()}
-                | {"range": span, "saturated": saturated, "values": sums.size}
-            )
-        return values, table
-
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        named = {f"{at}.weight": weight for at, weight in enumerate(self.weights)}
-        named |= {f"{at}.bias": bias for at, bias in enumerate(self.biases)}
-        save_file(named, folder / "fixed.safetensors")
-        types = {"given": asdict(self.given), "layers": [asdict(layer) for layer in self.layers]}
-        (folder / "fixed.json").write_text(json.dumps(types, indent=1) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> "FixedStudent":
-        types = json.loads((folder / "fixed.json").read_text())
-        layers = [Layer(**{k: Fixed(**v) for k, v in layer.items()}) for layer in types["layers"]]
-        named = load_file(folder / "fixed.safetensors")
-        weights, biases = (
-            [named[f"{at}.{part}"] for at in range(len(layers))] for part in ("weight", "bias")
-        )
-        return cls(Fixed(**types["given"]), layers, weights, biases)
+    def container(self) -> Fixed | None:
+        """The type that holds the weights of all channels."""
+        more = int(self.finer.max().log2().item())
+        return self.weight and Fixed(self.weight.width + more, self.weight.integer)
 
 
 def quantise(
-    student: Student,
+    network: Network,
     x: np.ndarray,
     targets: np.ndarray,
-    weight_bits: int,
-    activation_bits: int,
+    weight_bits: int | Sequence[int],
+    activation_bits: int | Sequence[int],
     epochs: int,
     seed: int,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+    given: Fixed = COUNTS,
+    per_channel: bool = False,
 ) -> FixedStudent:
-    """Choose types from the ranges that x, uint8 [n, bins], shows, and train on within them.
+    """Choose types from the ranges that x [n, *shape] shows, and train on within them.
 
-    `targets` float [n, classes] are the ones the student learnt from. The student is left as it is.
+    `targets` float [n, classes] are the ones the network learnt from; it is left as it is. Bits
+    are one number, or one for each step with weights (an embedding gives on its weights, the last
+    step its whole sum: their activation bits are not used). `given` is the type of the inputs: of
+    n-gram counts, if nothing else is said. `per_channel`: each output channel's weights have a
+    scale of their own. UserError when the bits do not fit the network.
     """
-    given = Fixed.holding(CAP, CAP.bit_length(), signed=False)
-    tuned = Student(student.sizes[0], student.sizes[1:-1], student.sizes[-1])
-    tuned.load_state_dict(student.state_dict())
-    types = _types(tuned, x, given, weight_bits, activation_bits)
+    tuned = copy.deepcopy(network)
+    x = given.hold(x.reshape(len(x), *network.shape)).astype(np.float32)
+    bits = (
+        _bits(tuned, weight_bits, "weight_bits"),
+        _bits(tuned, activation_bits, "activation_bits"),
+    )
+    types = _types(tuned, x, given, *bits, per_channel)
 
-    def imitate(counts: Tensor) -> Tensor:
-        values = counts
-        for linear, (weight, bias, output) in zip(tuned.layers, types, strict=True):
-            values = torch.nn.functional.linear(
-                values, weight.imitate(linear.weight), bias.imitate(linear.bias)
-            )
-            if output:
-                values = output.imitate(torch.relu(values))
+    def imitate(values: Tensor) -> Tensor:
+        chain = zip(tuned.steps, types, tuned.weights, tuned.biases, strict=True)
+        for step, kinds, weight, bias in chain:
+            values = apply(step, values, *kinds.imitate(weight, bias))
+            values = kinds.output.imitate(values) if kinds.output else values
         return values
 
     fit(imitate, tuned.parameters(), x, targets, epochs, seed, 1e-3, on_epoch)
-    return _fix(tuned, x, given, types)
+    return _fix(tuned, given, types)
+
+
+def _bits(network: Network, bits: int | Sequence[int], key: str) -> list[int]:
+    """One for each step; 0 for a sum, which has none."""
+    weighted = [step.kind != "sum" for step in network.steps]
+    each = [bits] * sum(weighted) if isinstance(bits, int) else list(bits)
+    if len(each) != sum(weighted):
+        raise UserError(
+            f"fpga.{key} = {each}: the network has {sum(weighted)} layers with weights; give one "
+            "number for all, or one for each."
+        )
+    return [each.pop(0) if has else 0 for has in weighted]
 
 
 @torch.no_grad()
 def _types(
-    student: Student, x: np.ndarray, given: Fixed, weight_bits: int, activation_bits: int
-) -> list[tuple[Fixed, Fixed, Fixed | None]]:
-    """Weight, bias and output type of each layer; no output type for the logits: see `_fix`."""
-    types: list[tuple[Fixed, Fixed, Fixed | None]] = []
-    values, source = torch.from_numpy(x).float(), given
-    for linear in student.layers:
-        weight = Fixed.holding(linear.weight.abs().max().item(), weight_bits)
-        finest = source.fraction + weight.fraction  # a bias finer than the products buys nothing
-        bias = Fixed.holding(linear.bias.abs().max().item(), weight_bits)
-        bias = Fixed(weight_bits, max(bias.integer, weight_bits - finest))
-        values = torch.relu(linear(values))
-        output = Fixed.holding(values.max().item(), activation_bits, signed=False)
-        types.append((weight, bias, output))
-        source = output
-    return [*types[:-1], (*types[-1][:2], None)]
+    network: Network,
+    x: np.ndarray,
+    given: Fixed,
+    weight_bits: list[int],
+    activation_bits: list[int],
+    per_channel: bool,
+) -> list[Types]:
+    """The types of each step. A step's output is as wide as its sum for the logits: see `_fix`."""
+    types: list[Types] = []
+    values, source = torch.from_numpy(x), given
+    for at, step in enumerate(network.steps):
+        w, b = network.weights[at], network.biases[at]
+        values = apply(step, values, w, b)
+        if step.kind == "sum":
+            kinds = Types()
+            source = _summed(source, network.shapes[at][0])
+        elif step.kind == "embedding":
+            source = Fixed.holding(w.abs().max().item(), weight_bits[at])
+            kinds = Types(source)
+        else:
+            weight = Fixed.holding(w.abs().max().item(), weight_bits[at])
+            kinds = Types(weight, finer=_finer(w) if per_channel else ONE)
+            bias = Fixed.holding(b.abs().max().item(), weight_bits[at])
+            # a bias finer than the products is of no use
+            finest = source.fraction + weight.fraction + int(kinds.finer.max().log2())
+            bias = Fixed(bias.width, max(bias.integer, bias.width - finest))
+            source = Fixed.holding(
+                values.abs().max().item(), activation_bits[at], signed=not step.relu
+            )
+            last = at == len(network.steps) - 1
+            kinds = replace(kinds, bias=bias, output=None if last else source)
+        types.append(kinds)
+    return types
 
 
-def _fix(
-    student: Student, x: np.ndarray, given: Fixed, types: list[tuple[Fixed, Fixed, Fixed | None]]
-) -> FixedStudent:
+def _finer(weight: Tensor) -> Tensor:
+    """How much finer than the layer's each channel's scale may be: a power of two, at most 16."""
+    largest = weight.flatten(1).abs().amax(1).clamp(min=1e-30)
+    reach = torch.frexp(largest)[1]
+    more = (reach.max() - reach).clamp(max=FINEST)
+    return (2.0**more).reshape(-1, *[1] * (weight.dim() - 1))
+
+
+def _fix(network: Network, given: Fixed, types: list[Types]) -> FixedStudent:
     """Round the weights for good and size the sums, so that nothing in between can be lost."""
     layers, weights, biases = [], [], []
     source = given
-    for linear, (weight, bias, output) in zip(student.layers, types, strict=True):
-        w = weight.round(linear.weight.detach().double().numpy())[0]
-        b = bias.round(linear.bias.detach().double().numpy())[0]
-        fraction = source.fraction + weight.fraction  # of a product; no bias is finer
-        # the largest sum that any input and any order of adding can reach
-        products = np.ldexp(np.abs(w).sum(1) * source.high, -source.fraction - weight.fraction)
-        reach = (products + np.ldexp(np.abs(b), -bias.fraction)).max()
-        integer = math.frexp(reach)[1] + 1
-        total = Fixed(integer + fraction, integer)
+    for at, (step, kinds) in enumerate(zip(network.steps, types, strict=True)):
+        held = kinds.imitate(network.weights[at].double(), network.biases[at].double())
+        container, none = kinds.container, np.zeros(0)
+        w, b = (
+            np.ldexp(part.detach().numpy(), kind.fraction) if kind else none
+            for kind, part in zip((container, kinds.bias), held, strict=True)
+        )
+        if container and kinds.bias:
+            total = _total(source, container, kinds.bias, w.reshape(len(w), -1), b)
+            output = kinds.output or Fixed(min(total.width, EXACT_FLOAT32), total.integer)
+        else:
+            total = output = container or _summed(source, network.shapes[at][0])
         if total.width > 53:
-            raise ValueError(f"a sum of {total.width} bits is more than float64 holds: use fewer")
-        output = output or Fixed(min(total.width, EXACT_FLOAT32), total.integer)
-        layers.append(Layer(weight, bias, total, output))
+            raise UserError(
+                f"Layer {at} would sum in {total.width} bits, and 53 is the most that can be "
+                "checked: lower fpga.weight_bits or fpga.activation_bits."
+            )
+        parts = (container or total, kinds.bias or total, total, output)
+        layers.append(Layer(step.kind, *parts, step.relu, step.stride))
         weights.append(w.astype(np.int32))
         biases.append(b.astype(np.int32))
         source = output
-    return FixedStudent(given, layers, weights, biases)
+    return FixedStudent(given, network.shape, layers, weights, biases)
+
+
+def _total(source: Fixed, weight: Fixed, bias: Fixed, w: np.ndarray, b: np.ndarray) -> Fixed:
+    """Holds the largest sum that any input and any order of adding can reach; w [out, in] codes."""
+    fraction = source.fraction + weight.fraction  # of a product; no bias is finer
+    products = np.ldexp(np.abs(w).sum(1) * max(source.high, -source.low), -fraction)
+    integer = math.frexp((products + np.ldexp(np.abs(b), -bias.fraction)).max())[1] + 1
+    return Fixed(integer + fraction, integer)
+
+
+def _summed(source: Fixed, positions: int) -> Fixed:
+    """Holds the sum of that many values."""
+    more = (positions - 1).bit_length()
+    return Fixed(source.width + more, source.integer + more, source.signed)

@@ -2,20 +2,20 @@
 
 The tuned language model does not fit an FPGA; a small network over hashed word and letter counts
 does, and learns most of the answers from the teacher's probabilities. The chip runs this student.
-Not here: fixed-point numbers (quantise.py) and the chip's project (hls.py).
+Not here: the network itself (network.py), fixed-point numbers (quantise.py).
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from sklearn.feature_extraction import FeatureHasher
 from torch import Tensor, nn
+
+from .module import from_module
+from .network import Network, mlp
 
 CAP = 3  # counts end here, so that the chip reads two bits a bin
 BATCH = 32
@@ -40,41 +40,6 @@ def _grams(text: str) -> Iterator[str]:
     yield from ("c " + line[i : i + 3] for i in range(len(line) - 2))
 
 
-class Student(nn.Module):
-    """Linear, ReLU, …, Linear: counts float [n, bins] to logits [n, classes]."""
-
-    def __init__(self, bins: int, hidden: list[int], classes: int) -> None:
-        super().__init__()
-        self.sizes = [bins, *hidden, classes]
-        self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(self.sizes))
-
-    @property
-    def layers(self) -> list[nn.Linear]:
-        return [linear for linear in self.linears if isinstance(linear, nn.Linear)]
-
-    def forward(self, x: Tensor) -> Tensor:
-        for linear in self.linears[:-1]:
-            x = torch.relu(linear(x))
-        return self.linears[-1](x)
-
-    @torch.inference_mode()
-    def logits(self, x: np.ndarray) -> np.ndarray:
-        """uint8 [n, bins] to float32 [n, classes]."""
-        return self(torch.from_numpy(x).float()).numpy()
-
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), folder / "student.safetensors")
-        (folder / "student.json").write_text(json.dumps({"sizes": self.sizes}) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> "Student":
-        bins, *hidden, classes = json.loads((folder / "student.json").read_text())["sizes"]
-        student = cls(bins, hidden, classes)
-        student.load_state_dict(load_file(folder / "student.safetensors"))
-        return student
-
-
 def distil(
     x: np.ndarray,
     targets: np.ndarray,
@@ -82,17 +47,43 @@ def distil(
     epochs: int,
     seed: int,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
-) -> Student:
-    """Train a student on x, uint8 [n, bins], towards targets, float [n, classes], rows adding to 1.
-
-    The teacher's probabilities give the distilled student, one-hot rows the hard-label one.
-    `on_epoch` hears the epoch, from 1, and the mean training loss.
-    """
+) -> Network:
+    """Train a student of hidden layers on x [n, features]; the rest as in `train`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = Student(x.shape[1], hidden, targets.shape[1])
-    fit(student, student.parameters(), x, targets, epochs, seed, 3e-3, on_epoch)
-    return student
+        student = mlp(x.shape[1], hidden, targets.shape[1])
+    return train(student, x, targets, epochs, seed, on_epoch)
+
+
+def train(
+    module: nn.Module,
+    x: np.ndarray,
+    targets: np.ndarray,
+    epochs: int,
+    seed: int,
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> Network:
+    """Train a module where it is, on x [n, …] towards targets, float [n, classes] adding to 1.
+
+    The teacher's probabilities give the distilled student, one-hot rows the hard-label one.
+    `on_epoch` hears the epoch, from 1, and the mean training loss. UserError, before anything is
+    trained, for a module that cannot go on the chip.
+    """
+    ids = from_module(module, x.shape[1:]).steps[0].kind == "embedding"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # for dropout
+        module.train()
+        fit(
+            lambda rows: module(rows.long() if ids else rows),
+            module.parameters(),
+            x,
+            targets,
+            epochs,
+            seed,
+            3e-3,
+            on_epoch,
+        )
+    return from_module(module.eval(), x.shape[1:])
 
 
 def fit(
@@ -114,6 +105,8 @@ def fit(
     for epoch in range(1, epochs + 1):
         total = 0.0
         for rows in torch.randperm(len(x), generator=order).split(BATCH):
+            if len(rows) == 1 < len(x):  # batch-norm knows no variance of one row
+                continue
             loss = nn.functional.cross_entropy(model(counts[rows]), wanted[rows])
             optimizer.zero_grad()
             loss.backward()

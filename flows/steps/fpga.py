@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...hw import hls, quantise, student
+from ...hw.fixed import FixedStudent, random_rows
+from ...hw.network import Network
 from ..recipe import Recipe
 from . import data
 from .backends import Backend, Card
@@ -35,11 +37,11 @@ class StudentBackend:
 def open_student(name: str, folder: Path) -> Backend:
     """`student-float`, `student-fixed` or `hls-csim` from its artifact folder."""
     if name == "student-float":
-        float_student = student.Student.load(folder)
-        return StudentBackend(float_student.logits, float_student.sizes[0])
+        float_student = Network.load(folder)
+        return StudentBackend(float_student.logits, float_student.shape[0])
     if name == "student-fixed":
-        fixed = quantise.FixedStudent.load(folder)
-        return StudentBackend(fixed.logits, fixed.sizes[0])
+        fixed = FixedStudent.load(folder)
+        return StudentBackend(fixed.logits, fixed.shape[0])
     simulation = hls.CSim(folder)
     return StudentBackend(simulation.logits, simulation.bins)
 
@@ -100,13 +102,13 @@ def distil(
 
 def compile_design(recipe: Recipe, student_folder: Path, folder: Path) -> None:
     """Write and compile the hls4ml project of a fixed-point student."""
-    hls.build(quantise.FixedStudent.load(student_folder), folder, recipe.fpga.part)
+    hls.build(FixedStudent.load(student_folder), folder, recipe.fpga.part)
     Card.read(student_folder).write(folder)
 
 
 def compare_random(student_folder: Path, design: Path) -> dict[str, int]:
     """On how many of 20,000 random in-range vectors, edges included, all logits are equal."""
-    fixed, simulation = quantise.FixedStudent.load(student_folder), hls.CSim(design)
-    x = hls.random_rows(RANDOM_VECTORS, simulation.bins, student.CAP, seed=0)
+    fixed, simulation = FixedStudent.load(student_folder), hls.CSim(design)
+    x = random_rows(fixed, RANDOM_VECTORS, seed=0)
     equal = (fixed.logits(x) == simulation.logits(x)).all(1)
     return {"rows": len(x), "equal": int(equal.sum())}
