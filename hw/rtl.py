@@ -100,7 +100,9 @@ def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
             values = FVArray(np.array(numbers))
         else:
             values = np.sum(values, axis=0)
-        values = values.quantize(1, 64, layer.output.fraction, "WRAP", "TRN")
+        signed, integer, _ = values.kif  # wider would cost constants their last bits
+        fraction = layer.output.fraction
+        values = values.quantize(signed, np.maximum(integer, -fraction), fraction, "WRAP", "TRN")
         if layer.relu:
             values = values.relu()
         values = _saturate(values, layer.output)
