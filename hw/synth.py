@@ -125,7 +125,7 @@ def area(verilog: Path, folder: Path, family: str) -> dict[str, Any]:
 def count(cells: dict[str, int]) -> dict[str, Any]:
     """Resources (the keys of CELLS) from the number of cells of each type, which `cells` keeps."""
     found: dict[str, Any] = {
-        kind: round(sum(cells.get(name, 0) * each for name, each in names.items()))
+        kind: sum(cells[name] * each for name, each in names.items() if name in cells)
         for kind, names in CELLS.items()
     }
     return found | {"cells": {name: n for name, n in cells.items() if not name.startswith("$")}}
