@@ -9,7 +9,6 @@ its documentation has it; "PEFT, autocast" the same under autocast, as Trainer(b
 
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -90,8 +89,10 @@ def memory(peer: str, precision: str) -> dict[str, float]:
     events = profile.profiler.kineto_results.events()
     saved = sum(event.nbytes() for event in events if event.name() == "[memory]")
     loss.backward()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"saved_mb": saved / 1e6, "peak_mb": peak / 1e3}
+    # not ru_maxrss: a child starts with its parent's
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0])  # kB
+    return {"saved_mb": saved / 1e6, "peak_mb": peak * 1.024e-3}
 
 
 def chat() -> list[list[Example]]:

@@ -1,7 +1,6 @@
 """`trivet kernels`: what is known of the GPU kernels, with a GPU and without."""
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .. import workspace
+from .console import AsJson, out
 from .tables import LOOK
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
-out = Console(highlight=False)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 @app.callback()
@@ -81,7 +79,6 @@ def bench(
 def _collect() -> dict[str, Any]:
     from ..kernels import evidence
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with _bar("compiling, interpreting, metering") as tell:
         return evidence.collect(tell)
 

@@ -82,19 +82,25 @@ def made(out: Console, folder: Path, table: dict[str, Any], servers: Servers) ->
 def check(out: Console, found: Any, card: dict[str, Any]) -> None:
     """Rows, labels, lengths, LoRA coverage, and three rows with the tokens that carry loss."""
     rows([{"split": k, "rows": v} for k, v in found.rows.items()], out=out)
-    share = found.coverage.trainable / found.coverage.total
-    targets = ", ".join(f"{name} ×{n}" for name, n in found.coverage.modules.items())
     lines = {
         "source": f"{card['source']} ({card.get('kind', 'shipped')})",
         "labels": str(len(found.labels)) if found.labels else "none: replies are generated",
-        "tokens": f"median {found.tokens['median']:g}, longest {found.tokens['max']}",
-        "cut": f"{found.truncated} rows, at data.max_length",
         "duplicates": f"{card['duplicates_removed']} removed",
-        "adapter": f"{targets}: {found.coverage.trainable:,} trainable weights ({share:.2%})",
     }
+    if found.coverage:
+        share = found.coverage.trainable / found.coverage.total
+        targets = ", ".join(f"{name} ×{n}" for name, n in found.coverage.modules.items())
+        lines |= {
+            "tokens": f"median {found.tokens['median']:g}, longest {found.tokens['max']}",
+            "cut": f"{found.truncated} rows, at data.max_length",
+            "adapter": f"{targets}: {found.coverage.trainable:,} trainable weights ({share:.2%})",
+        }
+    if found.student:
+        lines["chip"] = found.student
     for name, text in lines.items():
         out.print(f"{name:<11} {escape(text)}")
-    out.print("\nThree rows as the model sees them; the tokens that carry loss are marked:")
+    if found.preview:
+        out.print("\nThree rows as the model sees them; the tokens that carry loss are marked:")
     for tokens in found.preview:
         line = Text("  ")
         for token, carries in tokens:

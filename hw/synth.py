@@ -11,7 +11,7 @@ Not here: a vendor's own report (vendor.py), power.
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,7 +49,7 @@ SCRIPTS = {
 
 # Cells by name, and how many of the resource each takes. An INV that synthesis leaves drives a
 # carry chain or a register and takes a LUT of its own; a CCU2C is two LUTs with their carry.
-CELLS: dict[str, dict[str, float]] = {
+CELLS: dict[str, Mapping[str, float]] = {
     "lut": {f"LUT{n}": 1 for n in range(1, 7)} | {"INV": 1, "CCU2C": 2},
     "lut_ram": {"SRL16E": 1, "SRLC32E": 1, "TRELLIS_DPR16X4": 6},  # shift registers and memories
     "ff": dict.fromkeys(["FDRE", "FDSE", "FDCE", "FDPE", "TRELLIS_FF"], 1),

@@ -3,19 +3,24 @@
 Run: .venv/bin/pytest tests/test_hls.py
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from trivet import UserError
 from trivet.hw import hls
-from trivet.hw.fixed import FixedStudent, random_rows
+from trivet.hw.fixed import Fixed, FixedStudent, random_rows
+from trivet.hw.module import Mean, from_module
 from trivet.hw.quantise import quantise
 from trivet.hw.student import distil
 
@@ -51,6 +56,46 @@ def test_logits_are_equal_bit_for_bit(fixed: FixedStudent, folder: Path) -> None
         assert np.array_equal(hls.CSim(folder).logits(x), wanted)
 
 
+class Turn(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2)
+
+
+def words() -> list[nn.Module]:
+    after = [nn.Conv1d(3, 6, 4, 2), nn.ReLU(), Turn(), Mean(), nn.Linear(6, 4)]
+    return [nn.Embedding(11, 3), Turn(), *after]
+
+
+def signal() -> list[nn.Module]:
+    after = [nn.Conv1d(6, 5, 2), nn.Flatten(), nn.Linear(30, 4)]
+    return [Turn(), nn.Conv1d(3, 6, 4, 2), nn.ReLU(), *after]
+
+
+@pytest.mark.parametrize("build", [words, signal])
+def test_every_kind_of_layer_is_equal_bit_for_bit(
+    build: Callable[[], list[nn.Module]], tmp_path: Path
+) -> None:
+    """Convolutions, a sum, a flattened sequence; the look-up is the host's."""
+    torch.manual_seed(0)
+    draw, ids = np.random.default_rng(0), build is words
+    # few and small, so that others saturate
+    x = draw.integers(0, 11, (4, 17)) if ids else draw.normal(0, 0.5, (4, 17, 3))
+    network = from_module(nn.Sequential(*build()), x.shape[1:])
+    targets = np.eye(4)[network.logits(x).argmax(1)]
+    given = Fixed(4, 4, signed=False) if ids else Fixed(7, 2)
+    fixed = quantise(network, x, targets, 6, 6, 1, 0, given=given, per_channel=True)
+    hls.build(fixed, tmp_path, PART)
+    rows = random_rows(fixed, 20_000, 0)
+    wanted = fixed.logits(rows)
+    assert len(np.unique(wanted, axis=0)) > 10_000
+    assert sum(row["saturated"] for row in fixed.table(rows)[1:])
+    assert np.array_equal(hls.CSim(tmp_path).logits(rows), wanted)
+    said = (tmp_path / "README.md").read_text()
+    assert ("the host looks 17 token ids up in `table.npy`" in said) == ids
+    on_host = json.loads((tmp_path / "design.json").read_text())["on_host"]
+    assert on_host == (["embedding"] if ids else [])
+
+
 def test_another_process_needs_only_the_folder(fixed: FixedStudent, folder: Path) -> None:
     script = (
         "import sys, numpy as np; from pathlib import Path; from trivet.hw.hls import CSim; "
@@ -76,7 +121,8 @@ def test_the_project_is_the_same_each_time(
     fixed: FixedStudent, folder: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / "hls"
-    hls._write(fixed, again, PART)
+    chip = hls.on_chip(fixed)
+    hls._write(chip, again, PART, hls._config(chip))
     written = [path.relative_to(again) for path in again.rglob("*") if path.is_file()]
     assert len(written) > 20
     assert not [p for p in written if (folder / p).read_bytes() != (again / p).read_bytes()]
@@ -111,3 +157,27 @@ def test_a_compiler_that_fails_is_quoted(folder: Path, tmp_path: Path) -> None:
 def test_a_folder_without_a_library_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         hls.CSim(tmp_path)
+
+
+def test_shifts_and_adds_give_the_same_logits(tmp_path: Path) -> None:
+    """da4ml compiles itself for a minute before it begins."""
+    draw = np.random.default_rng(1)
+    x = draw.integers(0, 4, (500, 8)) * (draw.random((500, 8)) < 0.5)
+    targets = np.eye(3)[x[:, :3].argmax(1)]
+    small = quantise(distil(x, targets, [4], 3, 0), x, targets, 4, 4, 2, 0)
+    if not find_spec("da4ml"):
+        with pytest.raises(UserError, match="needs the package da4ml"):
+            hls.build(small, tmp_path, PART, strategy="distributed_arithmetic")
+        pytest.skip("da4ml is not installed")
+    hls.build(small, tmp_path, PART, strategy="distributed_arithmetic")
+    rows = random_rows(small, 5000, 0)
+    assert np.array_equal(hls.CSim(tmp_path).logits(rows), small.logits(rows))
+    assert "Distributed_arithmetic" in (tmp_path / "design.json").read_text()
+
+
+def test_default_types_do_not_give_the_students_logits(fixed: FixedStudent, tmp_path: Path) -> None:
+    found = hls.default_precision(fixed, tmp_path, PART, X[:5000])
+    assert found["rows"] == 5000 and found["logits_differ"] > 0
+    assert 0 < found["answers_differ"] <= found["logits_differ"]
+    assert found["largest_difference"] > 0
+    assert "ap_fixed<16,6>" in (tmp_path / "README.md").read_text()

