@@ -1,5 +1,6 @@
 """How each artifact of a run is made, in the order of the way: adapter, merged, onnx, labels,
-student, hls, rtl, synth, and the answers of every backend. Each is a folder in the run's store, whole or absent.
+student, hls, rtl, synth, and the answers of every backend. Each is a folder in the run's store,
+whole or absent.
 """
 
 import json

@@ -113,7 +113,8 @@ class Run:
 
     def publish(self) -> None:
         """Hard-link the artifacts that were made into the run's folder, which a person opens."""
-        for artifact in {"synth", "search", *(BACKENDS[name][0] for name in backends_of(self.recipe))}:
+        answering = {BACKENDS[name][0] for name in backends_of(self.recipe)}
+        for artifact in answering | {"synth", "search"}:
             target = self.folder / artifact
             if not target.exists() and self.path(artifact).exists():
                 part = target.with_suffix(".part")
