@@ -16,7 +16,7 @@ from torch import nn
 
 from trivet import UserError
 from trivet.flows.recipe import Recipe, load
-from trivet.flows.steps import check, data, fpga, score
+from trivet.flows.steps import answer, check, data, fpga, score
 from trivet.flows.steps.backends import backends_of
 from trivet.flows.steps.inputs import Inputs, inputs_of
 from trivet.flows.steps.run import Run
@@ -89,6 +89,11 @@ def test_a_table_of_numbers_becomes_a_student(digits: Path) -> None:
     assert right("student-float", digits / "student", rows["test"]) == found["distilled_value"]
     assert right("student-fixed", digits / "student", rows["valid"]) == found["valid_value"]
     assert found["hard_label_value"] is None and found["labelled_by_teacher"] == 0
+    asked = answer.predict(digits, json.dumps(rows["test"][0]["x"]), "student-fixed")
+    assert asked["label"] in "0123456789" and len(asked["best"]) == 3
+    for text, words in (("seven", "as a list"), ("[1, 2]", r"\[2\] numbers.* takes \[64\]")):
+        with pytest.raises(UserError, match=words):
+            answer.predict(digits, text, "student-fixed")
     given = found["layers"][0]
     assert given["values"] == (1259 + 359) * 64 and given["test_values"] == 359 * 64
     assert given["saturated"] > given["test_saturated"] > 0  # the pixels of 16
@@ -200,6 +205,8 @@ def test_token_ids_go_through_the_modules_table(digits: Path) -> None:
     assert plain["value"] > 0.8
     with pytest.raises(UserError, match="20 stands among the token ids.*rows 0 to 19"):
         inputs.read([{"x": [0] * 8 + [20]}])
+    with pytest.raises(UserError, match=r"\[8\] numbers, and the student takes \[9\]"):
+        inputs.read([{"x": [0] * 8}])
 
 
 def test_texts_without_a_language_model_are_counted(digits: Path) -> None:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ... import UserError
 from ..recipe import Recipe
 from . import data as rows_of
+from . import fpga
 from . import model as base
 from .render import Example, render
 
@@ -103,17 +105,17 @@ def check(recipe: Recipe, rows: dict[str, list[dict[str, Any]]], root: Path) -> 
 
 def _student(recipe: Recipe, rows: list[dict[str, Any]], root: Path) -> str:
     """The chip's network in words; UserError where it could not be built."""
-    from .fpga import prepare  # hls4ml takes seconds to import
-
-    network, inputs = prepare(recipe, rows, root)
+    network, inputs = fpga.prepare(recipe, rows, root)
     found = len(rows_of.labels(rows))
     if network and network.shapes[-1] != (found,):
         raise UserError(
             f"fpga.module = '{recipe.fpga.module}' gives {network.shapes[-1][0]} logits, and the "
             f"training rows have {found} labels: make its last layer give {found}."
         )
-    chain = " → ".join(["×".join(map(str, shape)) for shape in network.shapes] if network else [])
-    return f"{inputs.kind} ({inputs.given}) → {chain or recipe.fpga.hidden}"
+    sizes = [*recipe.fpga.hidden, found]
+    shapes = network.shapes if network else [np.shape(inputs.read(rows[:1])[0]), *zip(sizes)]
+    chain = " → ".join("×".join(map(str, shape)) for shape in shapes)
+    return f"{inputs.kind} ({inputs.given}): {chain}"
 
 
 def _marked(

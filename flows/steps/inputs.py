@@ -30,10 +30,12 @@ Rows = Sequence[dict[str, Any]]
 class Inputs:
     """`given`: the type of the values. `bins`: of counts. `shifts`: numbers are divided by two to
     the power of their column's (the last axis of the network's row). `tokens`: ids are below it.
+    `shape`: of a row in the data; of counts it is empty.
     """
 
     kind: Literal["counts", "numbers", "ids"]
     given: Fixed
+    shape: tuple[int, ...] = ()
     bins: int = 0
     shifts: tuple[int, ...] = ()
     tokens: int = 0
@@ -41,11 +43,15 @@ class Inputs:
     def read(self, rows: Rows) -> np.ndarray:
         """uint8 [n, bins] counts, float32 [n, …] numbers, or int64 [n, length] ids.
 
-        UserError names a row's value that is no token.
+        UserError names a row that has another shape, or a value that is no token.
         """
         if self.kind == "counts":
             return student.features([row["text"] for row in rows], self.bins)
         x = np.array([row["x"] for row in rows], np.float64)
+        if x.shape[1:] != self.shape:
+            raise UserError(
+                f"A row has {list(x.shape[1:])} numbers, and the student takes {list(self.shape)}."
+            )
         if self.kind == "numbers":
             columns = x.reshape(len(x), -1, len(self.shifts))
             return np.ldexp(columns, -np.array(self.shifts)).reshape(x.shape).astype(np.float32)
@@ -78,21 +84,22 @@ class Inputs:
     @classmethod
     def load(cls, folder: Path) -> "Inputs":
         found = json.loads((folder / FILE).read_text())
-        return cls(**found | {"given": Fixed(**found["given"]), "shifts": tuple(found["shifts"])})
+        found["given"] = Fixed(**found["given"])
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
 
 
 def inputs_of(rows: Rows, chip: Fpga, network: Network | None) -> Inputs:
     """How these training rows are fed to a network (None: one of `fpga.hidden` dense layers)."""
     if "text" in rows[0]:
         return Inputs("counts", COUNTS, bins=chip.bins)
+    x = np.array([row["x"] for row in rows], np.float64)
     if network and network.steps[0].kind == "embedding":
         tokens = len(network.weights[0])
         bits = max(1, (tokens - 1).bit_length())
-        return Inputs("ids", Fixed(bits, bits, signed=False), tokens=tokens)
-    x = np.array([row["x"] for row in rows], np.float64)
+        return Inputs("ids", Fixed(bits, bits, signed=False), x.shape[1:], tokens=tokens)
     columns = x.reshape(-1, network.shape[-1] if network else x.shape[-1])
     part, reach = np.frexp(np.abs(columns).max(0))
     shifts = reach - (part == 0.5)  # a largest value that is a power of two loses one step
     signed = bool((columns < 0).any())
     given = Fixed(chip.input_bits, int(signed), signed)
-    return Inputs("numbers", given, shifts=tuple(map(int, shifts)))
+    return Inputs("numbers", given, x.shape[1:], shifts=tuple(map(int, shifts)))

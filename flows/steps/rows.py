@@ -11,14 +11,12 @@ import hashlib
 import io
 import json
 import math
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ... import UserError
+from . import numbers
 
 Row = dict[str, Any]
 
@@ -54,7 +52,7 @@ def parse(file: Path) -> Table:
         ".jsonl": _jsonl,
         ".json": _json,
         ".parquet": _parquet,
-        ".npz": _npz,
+        ".npz": numbers.read,
     }
     if file.suffix.lower() not in readers:
         raise UserError(f"{file}: '{file.suffix}' files are not read; use {', '.join(readers)}.")
@@ -80,7 +78,7 @@ def parse(file: Path) -> Table:
     used = {*wanted, "split", *(["input"] if "instruction" in wanted else [])}
     rows = [(where, _row(file, where, row, wanted)) for where, row in raw]
     if "x" in wanted:
-        _alike(file, rows)
+        numbers.alike(file, rows)
     return Table(file, kind, task, rows, [c for c in columns if c not in used])
 
 
@@ -173,62 +171,6 @@ def _parquet(file: Path) -> Iterator[tuple[str, Row]]:
         yield f"row {n}", row
 
 
-def _npz(file: Path) -> Iterator[tuple[str, Row]]:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as e:
-        raise UserError(
-            f"{file}: not an .npz file of plain arrays ({e}); write it with numpy.savez(FILE, x=…, "
-            "y=…) and no Python objects."
-        ) from None
-    x, y = found.get("x"), found.get("y")
-    if x is None or y is None:
-        names = ", ".join(found) or "none"
-        raise UserError(f"{file}: its arrays are {names}; it needs x (the rows) and y (labels).")
-    if x.dtype.kind not in "biuf" or x.ndim not in (2, 3):
-        raise UserError(
-            f"{file}, array 'x': {x.dtype} {list(x.shape)}; numbers [rows, features] or [rows, "
-            "length, channels] are wanted, or whole numbers [rows, length] for token ids."
-        )
-    if y.dtype.kind not in "biuU" or y.shape != x.shape[:1]:
-        raise UserError(
-            f"{file}, array 'y': {y.dtype} {list(y.shape)}; one whole number or text for each of "
-            f"the {len(x)} rows of x is wanted."
-        )
-    splits = found.get("split")
-    if splits is not None and splits.shape != y.shape:
-        raise UserError(f"{file}, array 'split': {list(splits.shape)}; one for each row is wanted.")
-    for n, (values, label) in enumerate(zip(x.tolist(), y.tolist(), strict=True), 1):
-        own = {} if splits is None else {"split": str(splits[n - 1])}
-        yield f"row {n}", {"x": values, "label": str(label)} | own
-
-
-def _alike(file: Path, rows: list[tuple[str, Row]]) -> None:
-    """Each row's numbers must have the first one's shape."""
-    wanted = np.shape(rows[0][1]["x"])
-    for where, row in rows:
-        if np.shape(row["x"]) != wanted:
-            raise UserError(
-                f"{file}, {where}, column 'x': {list(np.shape(row['x']))} numbers, but the first "
-                f"row has {list(wanted)}; pad or cut the rows to one length."
-            )
-
-
-def _numbers(value: Any, bad: Callable[[str, str], UserError]) -> list[Any]:
-    value = _loads(value) if isinstance(value, str) else value
-    try:
-        x = np.array(value)
-    except ValueError:  # ragged
-        x = np.empty(0)
-    if x.dtype.kind not in "biuf" or x.ndim not in (1, 2) or not x.size:
-        raise bad("x", "not a list of numbers, nor a list of equally long lists of them")
-    if not np.isfinite(x).all():
-        at = np.argwhere(~np.isfinite(x))[0].tolist()
-        raise bad("x", f"the value at {at} is NaN or infinite; fill it in or drop the row")
-    return (x.astype(int) if x.dtype.kind == "b" else x).tolist()
-
-
 def _row(file: Path, where: str, row: Row, wanted: tuple[str, ...]) -> Row:
     """One row in the contract's shape; the file's own split, if any, is kept under `split`."""
 
@@ -256,7 +198,7 @@ def _row(file: Path, where: str, row: Row, wanted: tuple[str, ...]) -> Row:
     if "text" in wanted:
         new |= {"text": text("text").strip(), "label": text("label").strip()}
     if "x" in wanted:
-        new |= {"x": _numbers(row.get("x"), bad), "label": text("label").strip()}
+        new |= {"x": numbers.checked(row.get("x"), bad), "label": text("label").strip()}
     if "tokens" in wanted:
         new |= _tags(cell("tokens"), cell("tags"), bad)
         new.setdefault("text", " ".join(new["tokens"]))
