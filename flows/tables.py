@@ -192,3 +192,13 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Any:
         yield from (
             _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
         )
+
+
+def search(out: Console, found: dict[str, Any], servers: Servers) -> None:
+    """The students that no other beats, the chosen one, and how to run it."""
+    rows([{k: v for k, v in row.items()} for row in found["pareto"]], out)
+    point = found["chosen"]["point"]
+    words = " ".join(f"fpga.{key}={json.dumps(value, separators=(',', ':'))}" for key, value in point.items())
+    out.print(f"\npicture  {found['folder']}/pareto.png", soft_wrap=True)
+    out.print(f"Prefect  {servers.prefect_url}")
+    out.print(f"\nNext:    trivet run RECIPE {words}", soft_wrap=True, markup=False)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import UserError
 from . import bench, simulate
 from .fixed import Fixed, FixedStudent, random_rows
 
@@ -27,6 +28,12 @@ NAME = "student"
 PROGRAM = "model/comb.json.gz"
 GOLDEN = 256  # vectors of the self-check
 STAGE_DELAY = 2.5  # nanoseconds between registers, as alkaid estimates them for a fast Xilinx part
+
+CONSTANT = (
+    "Layer {at} of the fixed-point student gives the same for every row: too many of its weights "
+    "are zero. Train it longer (fpga.epochs) or with more bits (fpga.weight_bits, "
+    "fpga.activation_bits)."
+)
 
 README = """# The distilled student as Verilog
 
@@ -61,7 +68,10 @@ The Verilog was written by alkaid {alkaid}; the modules in `src/static` are its 
 
 
 def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
-    """The symbolic input, and what each layer makes of it, exactly as FixedStudent computes it."""
+    """The symbolic input, and what each layer makes of it, exactly as FixedStudent computes it.
+
+    Raises UserError when a layer gives the same for every row: alkaid has no answer for some such.
+    """
     from alkaid.trace import FVArray
 
     step = 2.0**-fixed.given.fraction
@@ -76,12 +86,13 @@ def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
         if layer.total.fraction > layer.output.fraction:
             bias += 2.0 ** -(layer.output.fraction + 1)  # half a step: rounding down now rounds
         if layer.kind == "dense":
-            values = values.reshape(-1) @ weight.T + bias
+            values = _product(at, values.reshape(-1), weight.T) + bias
         elif layer.kind == "conv":
             outputs, _, kernel = weight.shape
             starts = range(0, len(values) - kernel + 1, layer.stride)
             windows = np.stack([values[start : start + kernel].reshape(-1) for start in starts])
-            values = windows @ weight.transpose(2, 1, 0).reshape(-1, outputs) + bias
+            matrix = weight.transpose(2, 1, 0).reshape(-1, outputs)
+            values = _product(at, windows, matrix) + bias
         elif layer.kind == "embedding":
             # an id beyond the table, which no row has, finds zeros
             tables = np.pad(weight, ((0, int(high) + 1 - len(weight)), (0, 0))).T
@@ -89,12 +100,23 @@ def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
             values = FVArray(np.array(numbers))
         else:
             values = np.sum(values, axis=0)
-        values = values.quantize(1, 64, layer.output.fraction, "WRAP", "TRN")
+        signed, integer, _ = values.kif  # wider would cost constants their last bits
+        fraction = layer.output.fraction
+        values = values.quantize(signed, np.maximum(integer, -fraction), fraction, "WRAP", "TRN")
         if layer.relu:
             values = values.relu()
         values = _saturate(values, layer.output)
+        if values.collapsed:
+            raise UserError(CONSTANT.format(at=at))
         found.append(values)
     return given, found
+
+
+def _product(at: int, values: "FVArray", matrix: np.ndarray) -> "FVArray":
+    moving = [one.low < one.high for one in np.asarray(values).reshape(-1, len(matrix))[0]]
+    if not matrix[moving].any():
+        raise UserError(CONSTANT.format(at=at))
+    return values @ matrix
 
 
 def _saturate(values: "FVArray", kind: Fixed) -> "FVArray":

@@ -97,10 +97,19 @@ def test_signed_numbers_and_strides(tmp_path: Path) -> None:
     network = Network((10, 2), steps, weights, [torch.randn(n) for n in (3, 4, 4)])
     x = np.random.default_rng(0).normal(size=(300, 10, 2))
     fixed = trained(network, x, Fixed(5, 2))
+    fixed.weights[0][2], fixed.biases[0][2] = 0, 6  # a dead channel is a constant
     design, found = rtl.write(fixed, tmp_path, PART, 12, 10.0)
     rtl._save(tmp_path, found | asdict(design))
     compared = compare(fixed, rtl.Interpreter(tmp_path).logits, x, 50_000)
     assert compared["equal_rows"] == 300 and compared["equal_vectors"] == 50_000
+
+
+def test_a_layer_that_no_input_moves_is_refused(fixed: FixedStudent) -> None:
+    for at in range(3):
+        weights = [codes * (i != at) for i, codes in enumerate(fixed.weights)]
+        dead = FixedStudent(fixed.given, fixed.shape, fixed.layers, weights, fixed.biases)
+        with pytest.raises(UserError, match=f"Layer {at} .* same for every row"):
+            rtl.layers(dead)
 
 
 def test_cycles_are_measured_and_not_read(
