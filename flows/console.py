@@ -42,8 +42,10 @@ def conclude(flow: Callable[[], dict[str, Any]], servers: up.Servers, as_json: b
     if as_json:
         print(json.dumps(table))
     else:
+        folder = workspace() / "runs" / table["run"]
         tables.parity(out, table)
-        tables.made(out, workspace() / "runs" / table["run"], table, servers)
+        tables.chip(out, folder)
+        tables.made(out, folder, table, servers)
     if not table["promoted"]:
         raise typer.Exit(3)
 

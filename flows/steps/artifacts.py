@@ -1,5 +1,6 @@
-"""How each artifact of a run is made, in the order of the way: adapter, merged, onnx, student, hls,
-rtl, synth, and the answers of every backend. Each is a folder in the run's store, whole or absent.
+"""How each artifact of a run is made, in the order of the way: adapter, merged, onnx, labels,
+student, hls, rtl, synth, and the answers of every backend. Each is a folder in the run's store,
+whole or absent.
 """
 
 import json
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import data, export, fpga, score, train
+from ...hw.network import Network
+from ...hw.search import Rows
+from . import data, export, fpga, registry, score, train
 from . import model as base
 from .backends import BACKENDS, EXACT, Card, best_device, open_backend
 from .inputs import Inputs
@@ -72,26 +75,48 @@ def onnx(run: Run) -> Path:
     return run.build("onnx", make)
 
 
-def student(run: Run, tell: Tell = silent) -> Path:
-    """Train the chip's student: on the tuned model's answers where there is one, else on labels."""
+def labels(run: Run, tell: Tell = silent) -> Path:
+    """The tuned model's logits for the pool and the training rows, in that order: logits.npy."""
     rows = data.read(run.recipe, run.data.folder)
 
     def make(folder: Path) -> None:
-        soft, done = None, 0.0
-        if run.recipe.tune:
-            teacher, pool = open_backend("merged", run.path("merged")), rows["pool"] + rows["train"]
-            answers = score.ask(teacher, pool, "classify", progress=lambda share: tell(0.8 * share))
-            soft, done = answers.logits, 0.8
-        fpga.learn(
-            run.recipe, run.root, rows, soft, folder, lambda share: tell(done + (1 - done) * share)
-        )
+        teacher = open_backend("merged", run.path("merged"))
+        answers = score.ask(teacher, rows["pool"] + rows["train"], "classify", progress=tell)
+        np.save(folder / "logits.npy", answers.logits)
+
+    return run.build("labels", make)
+
+
+def teacher(run: Run) -> np.ndarray | None:
+    """Those logits, float32 [pool + train rows, classes]; None without a language model."""
+    return np.load(run.path("labels") / "logits.npy") if run.recipe.tune else None
+
+
+def student(run: Run, tell: Tell = silent) -> Path:
+    """A registered model's student where the recipe names one, else one that learns from the
+    tuned model's answers, or from labels where there is none.
+    """
+    rows, name = data.read(run.recipe, run.data.folder), run.recipe.fpga.student
+
+    def make(folder: Path) -> None:
+        if name:
+            registry.student(name, folder)
+        else:
+            fpga.learn(run.recipe, run.root, rows, teacher(run), folder, tell)
 
     return run.build("student", make)
 
 
+def searched(run: Run) -> tuple[Rows, Network | None]:
+    """What a search's trials learn from; see fpga.searched."""
+    rows = data.read(run.recipe, run.data.folder)
+    return fpga.searched(run.recipe, run.root, rows, teacher(run))
+
+
 def hls(run: Run) -> Path:
+    rows = data.read(run.recipe, run.data.folder)["test"]
     return run.build(
-        "hls", lambda folder: fpga.compile_hls(run.recipe, run.path("student"), folder)
+        "hls", lambda folder: fpga.compile_hls(run.recipe, rows, run.path("student"), folder)
     )
 
 
@@ -103,7 +128,9 @@ def rtl(run: Run) -> Path:
 
 
 def synth(run: Run) -> Path:
-    return run.build("synth", lambda folder: fpga.synthesise(run.path("rtl"), folder))
+    return run.build(
+        "synth", lambda folder: fpga.synthesise(run.path("hls"), run.path("rtl"), folder)
+    )
 
 
 def scored(run: Run, name: str, tell: Tell = silent) -> Scored:

@@ -8,13 +8,15 @@ fixed point, and becomes a design.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from ...hw import hls, quantise, rtl, simulate, student, synth
+from ...hw import hls, quantise, rtl, search, simulate, student, synth, vendor
 from ...hw.fixed import FixedStudent, compare
 from ...hw.module import from_module
 from ...hw.network import Network
@@ -82,12 +84,12 @@ def learn(
     """
     chip, labels = recipe.fpga, data.labels(rows["train"])
     _, inputs = prepare(recipe, rows["train"], root)
-    truth = {k: [labels.index(r["label"]) for r in rows[k]] for k in ("train", "valid", "test")}
+    truth = {k: [labels.index(r["label"]) for r in rows[k]] for k in ("valid", "test")}
     read = {k: inputs.read(rows[k]) for k in truth}
-    x, targets = read["train"], np.eye(len(labels), dtype=np.float32)[truth["train"]]
+    x, targets = _lesson(inputs, rows, labels, teacher)
 
     def ticking(start: float) -> OnEpoch:
-        return lambda epoch, loss: tell(start + epoch / chip.epochs / 3)
+        return lambda epoch, loss: tell(start + epoch / chip.epochs / 2)
 
     def right(model: Network | FixedStudent, split: str) -> float:
         return float((model.logits(read[split]).argmax(1) == truth[split]).mean())
@@ -96,12 +98,10 @@ def learn(
     found |= {"labelled_by_teacher": 0, "hard_label_value": None}
     if teacher is not None:
         # as many steps for the hard-label student as for the distilled one, or it would lose so
-        more = chip.epochs * len(teacher) // len(x)
-        alone = _train(chip, root, inputs, x, targets, min(more, 20 * chip.epochs))
-        found |= {"labelled_by_teacher": len(teacher), "hard_label_value": right(alone, "test")}
-        x = inputs.read([*rows["pool"], *rows["train"]])
-        targets = np.exp(teacher - teacher.max(1, keepdims=True))
-        targets /= targets.sum(1, keepdims=True)
+        few = _lesson(inputs, rows, labels, None)
+        more = chip.epochs * len(x) // len(few[0])
+        alone = _train(chip, root, inputs, *few, min(more, 20 * chip.epochs))
+        found |= {"labelled_by_teacher": len(x), "hard_label_value": right(alone, "test")}
     network = _train(chip, root, inputs, x, targets, chip.epochs, ticking(0))
     fixed = quantise.quantise(
         network,
@@ -109,11 +109,12 @@ def learn(
         targets,
         chip.weight_bits,
         chip.activation_bits,
-        chip.epochs // 2,
+        chip.epochs,
         chip.seed,
-        ticking(1 / 3),
+        ticking(1 / 2),
         inputs.given,
         chip.per_channel,
+        chip.sparsity,
     )
     network.save(folder)
     fixed.save(folder)
@@ -126,6 +127,37 @@ def learn(
         "layers": _ranges(fixed, x, read["test"]),
     }
     (folder / "fpga.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _lesson(
+    inputs: Inputs,
+    rows: dict[str, list[dict[str, Any]]],
+    labels: list[str],
+    teacher: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a student learns from: x, and targets float32 [n, classes] whose rows add to 1."""
+    if teacher is None:
+        truth = [labels.index(row["label"]) for row in rows["train"]]
+        return inputs.read(rows["train"]), np.eye(len(labels), dtype=np.float32)[truth]
+    soft = np.exp(teacher - teacher.max(1, keepdims=True))
+    return inputs.read([*rows["pool"], *rows["train"]]), soft / soft.sum(1, keepdims=True)
+
+
+def searched(
+    recipe: Recipe,
+    root: Path,
+    rows: dict[str, list[dict[str, Any]]],
+    teacher: np.ndarray | None,
+) -> tuple[search.Rows, Network | None]:
+    """What the trials of a search learn from and are judged by; the user's own network, trained,
+    where there is one.
+    """
+    labels = data.labels(rows["train"])
+    own, inputs = prepare(recipe, rows["train"], root)
+    x, targets = _lesson(inputs, rows, labels, teacher)
+    right = np.array([labels.index(row["label"]) for row in rows["valid"]])
+    network = _train(recipe.fpga, root, inputs, x, targets, recipe.fpga.epochs) if own else None
+    return search.Rows(x, targets, inputs.read(rows["valid"]), right, inputs.given), network
 
 
 def _train(
@@ -156,10 +188,19 @@ def _ranges(fixed: FixedStudent, x: np.ndarray, test: np.ndarray) -> list[dict[s
     ]
 
 
-def compile_hls(recipe: Recipe, student_folder: Path, folder: Path) -> None:
-    """Write and compile the hls4ml project of a fixed-point student."""
-    fixed = FixedStudent.load(student_folder)
-    hls.build(fixed, folder, recipe.fpga.part)
+def compile_hls(recipe: Recipe, rows: Rows, student_folder: Path, folder: Path) -> None:
+    """Write and compile the hls4ml project of a fixed-point student.
+
+    design.json also has what hls4ml's default precision would have done to the answers on `rows`.
+    """
+    fixed, part = FixedStudent.load(student_folder), recipe.fpga.part
+    hls.build(fixed, folder, part)
+    with TemporaryDirectory(dir=folder) as other:
+        x = Inputs.load(student_folder).read(rows)
+        default = hls.default_precision(fixed, Path(other), part, x)
+    design = json.loads((folder / "design.json").read_text())
+    design |= {"default_precision": default | {"precision": hls.DEFAULT}}
+    (folder / "design.json").write_text(json.dumps(design, indent=1) + "\n")
     _sign(fixed, student_folder, folder)
 
 
@@ -171,9 +212,20 @@ def compile_rtl(recipe: Recipe, rows: Rows, student_folder: Path, folder: Path) 
     _sign(fixed, student_folder, folder)
 
 
-def synthesise(design: Path, folder: Path) -> None:
-    """What the Verilog in `design` costs and how fast it runs, by open tools: synth.json."""
+def synthesise(project: Path, design: Path, folder: Path) -> None:
+    """What the Verilog in `design` costs and how fast it runs, by open tools: synth.json; and by
+    the vendor's, where they are on the PATH, run on copies of it and of the HLS project:
+    vendor.json.
+    """
     synth.synthesise(design / "src", folder)
+    if not vendor.present():
+        return
+    hls_copy, rtl_copy = folder / "vendor" / "hls", folder / "vendor" / "rtl"
+    shutil.copytree(design, rtl_copy)
+    if project.exists():
+        shutil.copytree(project, hls_copy)
+    found = vendor.run(hls_copy if project.exists() else None, rtl_copy)
+    (folder / "vendor.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _sign(fixed: FixedStudent, student_folder: Path, folder: Path) -> None:

@@ -31,6 +31,11 @@ WAYS = {
     "alkaid": "Verilog compiler's bit-accurate interpreter",
     "rtl": "Verilog, simulated cycle by cycle",
 }
+HOST = {
+    "counts": "hashes words and letters",
+    "numbers": "shifts each number into its range",
+    "ids": "gives token ids",
+}
 LEG_WORDS = {"torch": ("GPU", "torch"), "cpu": ("CPU", "ONNX Runtime"), "fpga": ("FPGA", "student")}
 MOST_LABELS = 45  # a heat map of more cannot be read
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 220, 38, 12, 10, 34  # of the loss curve
@@ -201,7 +206,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.globals["WAYS"] = WAYS
+    env.globals |= {"WAYS": WAYS, "HOST": HOST}
     env.filters |= {"figure": _figure, "percent": _percent, "loss": _loss, "repr": repr}
     env.filters |= {"metric": _metric, "link": _link}
     return env
