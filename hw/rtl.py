@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import UserError
 from . import bench, simulate
-from .fixed import FixedStudent, random_rows
+from .fixed import Fixed, FixedStudent, random_rows
 
 if TYPE_CHECKING:
     from alkaid.trace import FVArray
@@ -27,6 +28,12 @@ NAME = "student"
 PROGRAM = "model/comb.json.gz"
 GOLDEN = 256  # vectors of the self-check
 STAGE_DELAY = 2.5  # nanoseconds between registers, as alkaid estimates them for a fast Xilinx part
+
+CONSTANT = (
+    "Layer {at} of the fixed-point student gives the same for every row: too many of its weights "
+    "are zero. Train it longer (fpga.epochs) or with more bits (fpga.weight_bits, "
+    "fpga.activation_bits)."
+)
 
 README = """# The distilled student as Verilog
 
@@ -61,7 +68,10 @@ The Verilog was written by alkaid {alkaid}; the modules in `src/static` are its 
 
 
 def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
-    """The symbolic input, and what each layer makes of it, exactly as FixedStudent computes it."""
+    """The symbolic input, and what each layer makes of it, exactly as FixedStudent computes it.
+
+    Raises UserError when a layer gives the same for every row: alkaid has no answer for some such.
+    """
     from alkaid.trace import FVArray
 
     step = 2.0**-fixed.given.fraction
@@ -73,13 +83,16 @@ def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
     values, found = given, []
     for at, layer in enumerate(fixed.layers):
         weight, bias = fixed.numbers(at)
+        if layer.total.fraction > layer.output.fraction:
+            bias += 2.0 ** -(layer.output.fraction + 1)  # half a step: rounding down now rounds
         if layer.kind == "dense":
-            values = values.reshape(-1) @ weight.T + bias
+            values = _product(at, values.reshape(-1), weight.T) + bias
         elif layer.kind == "conv":
             outputs, _, kernel = weight.shape
             starts = range(0, len(values) - kernel + 1, layer.stride)
             windows = np.stack([values[start : start + kernel].reshape(-1) for start in starts])
-            values = windows @ weight.transpose(2, 1, 0).reshape(-1, outputs) + bias
+            matrix = weight.transpose(2, 1, 0).reshape(-1, outputs)
+            values = _product(at, windows, matrix) + bias
         elif layer.kind == "embedding":
             # an id beyond the table, which no row has, finds zeros
             tables = np.pad(weight, ((0, int(high) + 1 - len(weight)), (0, 0))).T
@@ -87,14 +100,43 @@ def layers(fixed: FixedStudent) -> tuple["FVArray", list["FVArray"]]:
             values = FVArray(np.array(numbers))
         else:
             values = np.sum(values, axis=0)
+        signed, integer, _ = values.kif  # wider would cost constants their last bits
+        fraction = layer.output.fraction
+        values = values.quantize(signed, np.maximum(integer, -fraction), fraction, "WRAP", "TRN")
         if layer.relu:
             values = values.relu()
-        kind = layer.output
-        values = values.quantize(
-            kind.signed, kind.integer - kind.signed, kind.fraction, "SAT", "RND"
-        )
+        values = _saturate(values, layer.output)
+        if values.collapsed:
+            raise UserError(CONSTANT.format(at=at))
         found.append(values)
     return given, found
+
+
+def _product(at: int, values: "FVArray", matrix: np.ndarray) -> "FVArray":
+    moving = [one.low < one.high for one in np.asarray(values).reshape(-1, len(matrix))[0]]
+    if not matrix[moving].any():
+        raise UserError(CONSTANT.format(at=at))
+    return values @ matrix
+
+
+def _saturate(values: "FVArray", kind: Fixed) -> "FVArray":
+    """Numbers of the fraction of `kind`, held in its range.
+
+    Where nothing is negative, any bit too high sets all others: alkaid's own way is a subtraction.
+    """
+    from alkaid.trace import FVArray
+
+    integer = kind.integer - kind.signed
+    found = np.empty(values.shape, object)
+    for at, number in np.ndenumerate(np.asarray(values)):
+        top = int(number.kif[1])
+        held = number.quantize(kind.signed, integer, kind.fraction, "SAT", "TRN")
+        if number.low >= 0 and top > integer and number.low != number.high:
+            over = number.quantize(0, top, -integer, "WRAP", "TRN").unary_bit_op("any")
+            low = number.quantize(0, integer, kind.fraction, "WRAP", "TRN")
+            held = over.msb_mux(kind.high * 2.0**-kind.fraction, low)
+        found[at] = held
+    return FVArray(found, values.solver_options)
 
 
 def estimate(fixed: FixedStudent) -> tuple[float, int]:
@@ -126,7 +168,7 @@ def build(
         raise ValueError(f"rows and logits are kept in registers: {max_cycles} cycles are too few")
     _, verilator = simulate.verilator()  # missing? better known before the work than after
     started = time.perf_counter()
-    design, facts = _write(fixed, folder, part, max_cycles, clock_ns)
+    design, facts = write(fixed, folder, part, max_cycles, clock_ns)
     rows = random_rows(fixed, GOLDEN, 0) if rows is None else rows
     rows = np.concatenate([rows, random_rows(fixed, GOLDEN, 0)])[:GOLDEN]
     logits = fixed.logits(rows)
@@ -163,10 +205,14 @@ def _readme(design: bench.Design, part: str, clock_ns: float) -> str:
     )
 
 
-def _write(
-    fixed: FixedStudent, folder: Path, part: str, max_cycles: int, clock_ns: float
+def write(
+    fixed: FixedStudent,
+    folder: Path,
+    part: str = "xcku5p-ffvb676-2-e",
+    max_cycles: int = 12,
+    clock_ns: float = 10.0,
 ) -> tuple[bench.Design, dict[str, Any]]:
-    """Compile and write the Verilog: its ports, and what alkaid estimates of it."""
+    """Compile and write the Verilog alone: its ports, and what alkaid estimates of it."""
     from alkaid.codegen import RTLModel
     from alkaid.trace import trace
 

@@ -63,7 +63,8 @@ CASES = [
 
 
 def run(source: Path | str, root: Path, task: str = "classify") -> data.Data:
-    recipe = Recipe.model_validate({"name": "t", "data": {"source": str(source), "task": task}})
+    chosen = {"source": str(source), "task": task}
+    recipe = Recipe.model_validate({"name": "t", "data": chosen, "tune": {}})
     return data.version(recipe, root)
 
 

@@ -51,7 +51,8 @@ def git(root: Path, *words: str) -> str:
 
 
 def recipe(source: str = "home", task: str = "classify", **more: object) -> Recipe:
-    return Recipe.model_validate({"name": "t", "data": {"source": source, "task": task, **more}})
+    chosen = {"source": source, "task": task, **more}
+    return Recipe.model_validate({"name": "t", "data": chosen, "tune": {}})
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ fixed_points = 100.0
 """
 
 
-TASKS = 17  # of a run with its FPGA leg
+TASKS = 21  # of a run with its FPGA leg
 
 
 class Workspace:
@@ -147,14 +147,20 @@ def test_a_scheduled_run_fires_and_is_proven(at: Workspace) -> None:
     assert parity["promoted"] and parity["refused"] == []
     assert list(hops) == [
         "adapter", "merged", "onnx-fp32", "onnx-int8", "student-float", "student-fixed", "hls-csim",
+        "alkaid", "rtl",
     ]  # fmt: skip
     assert all(hop["rows"] == 60 and hop["ms_per_row"] > 0 for hop in hops.values())
-    assert hops["hls-csim"]["exact"] and hops["hls-csim"]["max_abs_diff"] == 0
+    for name in ("hls-csim", "alkaid", "rtl"):
+        assert hops[name]["exact"] and hops[name]["max_abs_diff"] == 0
     assert hops["merged"]["agreement"] >= 0.999 and hops["merged"]["before"] == "adapter"
     assert hops["onnx-int8"]["max_abs_diff"] > 0
     assert 0 < parity["baseline"]["value"] < 1
     chip = json.loads((at.run / "fpga.json").read_text())
-    assert chip["random_equal"] == chip["random_vectors"] == 20_000
+    vectors = {way["backend"]: way["vectors_equal"] for way in chip["ways"]}
+    assert vectors == {"hls-csim": 100_000, "alkaid": 100_000, "rtl": 20_000}
+    assert chip["rtl"]["interval"] == 1 and chip["rtl"]["cycles"] <= 12
+    assert chip["synth"]["failures"] == {} and chip["synth"]["xcup"]["dsp"] == 0
+    assert chip["synth"]["xcup"]["lut"] > 0 and chip["synth"]["clock"]["mhz"] > 0
     page = (at.run / "report.html").read_text()
     assert at.run.name in page and "hls-csim" in page
     for part in (
@@ -162,6 +168,8 @@ def test_a_scheduled_run_fires_and_is_proven(at: Workspace) -> None:
         "merged/chat_template.jinja",
         "onnx/tokenizer.json",
         "hls",
+        "rtl/src/student.v",
+        "synth/synth.json",
     ):
         assert (at.run / part).exists()
 

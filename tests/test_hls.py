@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,8 @@ def test_the_project_is_the_same_each_time(
     fixed: FixedStudent, folder: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / "hls"
-    hls._write(hls.on_chip(fixed), again, PART)
+    chip = hls.on_chip(fixed)
+    hls._write(chip, again, PART, hls._config(chip))
     written = [path.relative_to(again) for path in again.rglob("*") if path.is_file()]
     assert len(written) > 20
     assert not [p for p in written if (folder / p).read_bytes() != (again / p).read_bytes()]
@@ -155,3 +157,27 @@ def test_a_compiler_that_fails_is_quoted(folder: Path, tmp_path: Path) -> None:
 def test_a_folder_without_a_library_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         hls.CSim(tmp_path)
+
+
+def test_shifts_and_adds_give_the_same_logits(tmp_path: Path) -> None:
+    """da4ml compiles itself for a minute before it begins."""
+    draw = np.random.default_rng(1)
+    x = draw.integers(0, 4, (500, 8)) * (draw.random((500, 8)) < 0.5)
+    targets = np.eye(3)[x[:, :3].argmax(1)]
+    small = quantise(distil(x, targets, [4], 3, 0), x, targets, 4, 4, 2, 0)
+    if not find_spec("da4ml"):
+        with pytest.raises(UserError, match="needs the package da4ml"):
+            hls.build(small, tmp_path, PART, strategy="distributed_arithmetic")
+        pytest.skip("da4ml is not installed")
+    hls.build(small, tmp_path, PART, strategy="distributed_arithmetic")
+    rows = random_rows(small, 5000, 0)
+    assert np.array_equal(hls.CSim(tmp_path).logits(rows), small.logits(rows))
+    assert "Distributed_arithmetic" in (tmp_path / "design.json").read_text()
+
+
+def test_default_types_do_not_give_the_students_logits(fixed: FixedStudent, tmp_path: Path) -> None:
+    found = hls.default_precision(fixed, tmp_path, PART, X[:5000])
+    assert found["rows"] == 5000 and found["logits_differ"] > 0
+    assert 0 < found["answers_differ"] <= found["logits_differ"]
+    assert found["largest_difference"] > 0
+    assert "ap_fixed<16,6>" in (tmp_path / "README.md").read_text()

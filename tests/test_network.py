@@ -48,7 +48,7 @@ class Signal(nn.Module):
         self.last = nn.Linear(10, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.first(x.unsqueeze(1)))
+        x = torch.relu(self.first(x.unflatten(1, (1, -1))))
         x = self.norm(self.second(x)).relu()
         return self.last(self.head(x.view(x.size(0), -1)))
 

@@ -34,6 +34,9 @@ def test_overrides_reach_their_keys() -> None:
         ("data.prompt=hello", "data.prompt must hold '{text}'"),
         ("data.task=tag", "fpga.enabled needs data.task = 'classify'"),
         ("tune", "is not key=value"),
+        ("fpga.weight_bits=[6, 1]", "fpga.weight_bits"),
+        ("fpga.module=net.py", "fpga.module = 'net.py'"),
+        ("fpga.weights=net.safetensors", "name it too"),
         ("name.x=1", "'name' is a value"),
     ],
 )
@@ -42,8 +45,17 @@ def test_each_mistake_is_named(override: str, said: str) -> None:
         load("home.toml", [override])
 
 
+def test_without_tune_there_is_no_language_model() -> None:
+    recipe = load("digits.toml", ["fpga.weight_bits=[4, 6]"])
+    assert recipe.tune is None and recipe.fpga.weight_bits == [4, 6]
+    with pytest.raises(UserError, match=r"neither a \[tune\] section .* nor fpga.enabled = true"):
+        load("digits.toml", ["fpga.enabled=false"])
+
+
 def test_files_that_are_no_recipes(tmp_path) -> None:
-    with pytest.raises(UserError, match="Shipped recipes: chat.toml, home-slots.toml, home.toml"):
+    with pytest.raises(
+        UserError, match="Shipped recipes: chat.toml, digits.toml, home-slots.toml, home.toml"
+    ):
         load(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_bytes(b"name = \xff")
     with pytest.raises(UserError, match="not UTF-8"):

@@ -42,9 +42,8 @@ def make_run(folder: Path, task: str = "classify", damaged: str = "", wins: bool
     The backend `damaged` answers at random. `wins`: the tuned model beats the baseline.
     """
     fpga = {"enabled": task == "classify"}
-    recipe = Recipe.model_validate(
-        {"name": "home", "data": {"source": "home", "task": task, "rows": 150}, "fpga": fpga}
-    )
+    chosen = {"source": "home", "task": task, "rows": 150}
+    recipe = Recipe.model_validate({"name": "home", "data": chosen, "tune": {}, "fpga": fpga})
     rng = np.random.default_rng(0)
     truth = rng.integers(0, len(LABELS), ROWS)
     noise = rng.normal(size=(ROWS, len(LABELS))).astype(np.float32)
@@ -92,23 +91,38 @@ def make_run(folder: Path, task: str = "classify", damaged: str = "", wins: bool
         matrix = np.zeros((len(LABELS), len(LABELS)), int)
         np.add.at(matrix, (truth, scored[1].read().argmax(1)), 1)
         save("confusion", {"labels": LABELS, "matrix": matrix.tolist()})
-        layers = [
-            {"layer": f"dense_{i}", "weight": "ap_fixed<6,1>", "bias": "ap_fixed<6,0>"}
-            | {
-                "output": "ap_ufixed<8,3>",
-                "range": [0.0, 7.97],
-                "saturated": i,
-                "values": ROWS * 32,
-            }
-            for i in range(3)
-        ]
-        save(
-            "fpga",
-            {"part": recipe.fpga.part, "parameters": 10_303, "bins": 256, "hard_label_value": 0.548}
-            | {"distilled_value": 0.781, "layers": layers, "random_vectors": 20_000}
-            | {"random_equal": 20_000, "test_equal": ROWS, "strategy": "latency"},
-        )
+        save("fpga", fpga_facts(recipe, table))
     return run
+
+
+def fpga_facts(recipe: Recipe, table: dict[str, Any]) -> dict[str, Any]:
+    """fpga.json as a run writes it, the chip's tools' files included."""
+    layers = [
+        {"layer": f"dense_{i}", "weight": "ap_fixed<6,1>", "bias": "ap_fixed<6,0>"}
+        | {"output": "ap_ufixed<8,3>", "range": [0.0, 7.97], "saturated": i, "values": ROWS * 32}
+        | {"test_saturated": 0, "test_values": ROWS * 8}
+        for i in range(3)
+    ]
+    ways = [
+        {"backend": hop["backend"], "rows": ROWS, "rows_equal": hop["rows_equal"]}
+        | {"exact": hop["exact"], "vectors": 20_000, "vectors_equal": 20_000}
+        for hop in table["hops"]
+        if hop["backend"] in backends.EXACT
+    ]
+    signals = {"mark": [0, 1, 0, 0, 0], "x[3]": [0, 2, 0, 0, 0], "answer": [4, 4, 4, 17, 4]}
+    cells = {"lut": 4321, "ff": 1234, "dsp": 0, "bram": 0}
+    clock = {"mhz": 104.2, "device": "LFE5U-25F", "speed": "6", "seed": 1}
+    return {
+        **{"part": recipe.fpga.part, "parameters": 10_303, "inputs": "counts", "bins": 256},
+        **{"hard_label_value": 0.548, "distilled_value": 0.781, "layers": layers, "ways": ways},
+        "default_precision": {"precision": "ap_fixed<16,6>", "rows": ROWS}
+        | {"logits_differ": 50, "answers_differ": 10},
+        "rtl": {"cycles": 2, "interval": 1, "cost": 4000.0}
+        | {"layers": [{"layer": f"dense_{i}", "cost": 1000.0 * i} for i in range(3)]},
+        "wave": {"marked": 1, "answered": 3, "signals": signals},
+        "synth": {"xcup": cells, "ecp5": cells, "clock": clock, "failures": {"bram": EVIL}},
+        "vendor": None,
+    }
 
 
 def curve() -> list[dict[str, Any]]:
@@ -187,6 +201,10 @@ def test_the_page_is_whole_and_holds_every_number(tmp_path: Path, task: str) -> 
         assert f"{hop['backend']} {hop['value']:.4f} {hop['second']['value']:.4f}" in text
     assert ("student of 10,303 parameters" in text) == (task == "classify")
     assert ("trivet chat" in text) == (task == "generate")
+    if task == "classify":
+        assert "4,321 of 216,960" in text and "104 MHz on LFE5U-25F" in text
+        assert "synthesis for xcku5p-ffvb676-2-e has +8.0 %" in text and "2 cycles, 19 ns" in text
+        assert "other logits on 50 of 200 test rows and another answer on 10" in text
     assert "c3a0b0e3d5d1f0a9e8b7c6d5e4f3a2b1.dir" in text
 
 

@@ -97,10 +97,19 @@ def test_signed_numbers_and_strides(tmp_path: Path) -> None:
     network = Network((10, 2), steps, weights, [torch.randn(n) for n in (3, 4, 4)])
     x = np.random.default_rng(0).normal(size=(300, 10, 2))
     fixed = trained(network, x, Fixed(5, 2))
-    design, found = rtl._write(fixed, tmp_path, PART, 12, 10.0)
+    fixed.weights[1][2], fixed.biases[1][2] = 0, 3  # a dead channel is a constant
+    design, found = rtl.write(fixed, tmp_path, PART, 12, 10.0)
     rtl._save(tmp_path, found | asdict(design))
     compared = compare(fixed, rtl.Interpreter(tmp_path).logits, x, 50_000)
     assert compared["equal_rows"] == 300 and compared["equal_vectors"] == 50_000
+
+
+def test_a_layer_that_no_input_moves_is_refused(fixed: FixedStudent) -> None:
+    for at in range(3):
+        weights = [codes * (i != at) for i, codes in enumerate(fixed.weights)]
+        dead = FixedStudent(fixed.given, fixed.shape, fixed.layers, weights, fixed.biases)
+        with pytest.raises(UserError, match=f"Layer {at} .* same for every row"):
+            rtl.layers(dead)
 
 
 def test_cycles_are_measured_and_not_read(
@@ -188,7 +197,7 @@ def test_another_process_needs_only_the_folder(fixed: FixedStudent, folder: Path
 def test_the_verilog_is_the_same_each_time(
     fixed: FixedStudent, folder: Path, tmp_path: Path
 ) -> None:
-    rtl._write(fixed, tmp_path, PART, 12, 10.0)
+    rtl.write(fixed, tmp_path, PART, 12, 10.0)
     written = [path.relative_to(tmp_path) for path in (tmp_path / "src").rglob("*.v")]
     assert len(written) > 5
     assert not [p for p in written if (folder / p).read_bytes() != (tmp_path / p).read_bytes()]

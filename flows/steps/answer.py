@@ -1,5 +1,6 @@
 """One answer from a finished run, as its user will get it: `trivet predict` and `trivet chat`."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from ... import UserError
+from . import numbers
 from .backends import BACKENDS, Backend, Card, open_backend
+from .fpga import StudentBackend
 
 
 def opened(run: Path, backend: str) -> tuple[Backend, Card]:
@@ -35,13 +38,25 @@ def predict(run: Path, text: str, backend: str) -> dict[str, Any]:
         return found | {
             "tags": [[w, card.labels[i]] for w, i in zip(words, logits.argmax(1), strict=False)]
         }
-    (logits,) = model.answer([{"text": text}])
+    (logits,) = model.answer([_row(model, text)])
     odds = np.exp(logits[0].astype(np.float64) - logits[0].max())
     odds /= odds.sum()
     best = [
         {"label": card.labels[i], "probability": float(odds[i])} for i in odds.argsort()[::-1][:3]
     ]
     return found | {"label": best[0]["label"], "best": best}
+
+
+def _row(model: Backend, text: str) -> dict[str, Any]:
+    """The text, or for a student of numbers the list of them that it spells."""
+    if not isinstance(model, StudentBackend) or model.inputs.kind == "counts":
+        return {"text": text}
+    try:
+        return {"x": numbers.checked(json.loads(text), lambda column, why: UserError(why))}
+    except (ValueError, UserError) as e:
+        raise UserError(
+            f"TEXT = '{text:.40}': this run answers numbers ({e}); give them as a list, [0, 1.5]."
+        ) from None
 
 
 def chatting(run: Path, backend: str) -> Callable[[list[dict[str, str]]], str]:

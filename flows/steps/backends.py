@@ -35,11 +35,14 @@ BACKENDS: dict[str, tuple[str, str | None]] = {
     "student-float": ("student", "merged"),
     "student-fixed": ("student", "student-float"),
     "hls-csim": ("hls", "student-fixed"),
+    "alkaid": ("rtl", "student-fixed"),
+    "rtl": ("rtl", "student-fixed"),
 }
+EXACT = ("hls-csim", "alkaid", "rtl")  # logits must equal those of the hop before, bit for bit
 LEGS = {
     "torch": ("adapter", "merged"),
     "cpu": ("onnx-fp32", "onnx-int8"),
-    "fpga": ("student-float", "student-fixed", "hls-csim"),
+    "fpga": ("student-float", "student-fixed", *EXACT),
 }
 
 
@@ -51,9 +54,9 @@ class Backend(Protocol):
 
 def backends_of(recipe: Recipe) -> list[str]:
     """The backends that a recipe's run is proven on, each after the one it is compared with."""
-    int8 = () if recipe.export.int8 else ("onnx-int8",)
-    fpga = () if recipe.fpga.enabled else LEGS["fpga"]
-    return [name for name in BACKENDS if name not in (*int8, *fpga)]
+    legs = [*(("torch", "cpu") if recipe.tune else ()), *(("fpga",) if recipe.fpga.enabled else ())]
+    names = [name for leg in legs for name in LEGS[leg]]
+    return [name for name in names if recipe.export.int8 or name != "onnx-int8"]
 
 
 @dataclass(frozen=True)

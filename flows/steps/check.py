@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ... import UserError
 from ..recipe import Recipe
 from . import data as rows_of
+from . import fpga
 from . import model as base
 from .render import Example, render
 
@@ -25,17 +27,22 @@ COPIES = 6  # of the base's bytes: merged, ONNX fp32, a half for int8, the track
 
 @dataclass(frozen=True)
 class Check:
-    """`preview`: three rows as (token, carries loss) pairs."""
+    """`preview`: three rows as (token, carries loss) pairs.
+
+    Without a language model there are no tokens, no coverage and no preview. `student`: what goes
+    on the chip, in words; empty where nothing does.
+    """
 
     rows: dict[str, int]
     labels: list[str]
     tokens: dict[str, float]
     truncated: int
-    coverage: base.Coverage
+    coverage: base.Coverage | None
     preview: list[list[tuple[str, bool]]]
+    student: str
 
     def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "coverage": vars(self.coverage)}
+        return {**vars(self), "coverage": self.coverage and vars(self.coverage)}
 
 
 def machine(recipe: Recipe, root: Path) -> None:
@@ -45,6 +52,8 @@ def machine(recipe: Recipe, root: Path) -> None:
             "fpga.enabled = true, but g++ is not on the PATH: it compiles the C simulation. "
             "Install g++ (Debian, Ubuntu: apt-get install g++), or set fpga.enabled = false."
         )
+    if not recipe.tune:
+        return
     folder = base.base_folder(recipe.model)
     need = COPIES * sum(f.stat().st_size for f in folder.glob("*.safetensors"))
     free = shutil.disk_usage(root).free
@@ -56,13 +65,23 @@ def machine(recipe: Recipe, root: Path) -> None:
         )
 
 
-def check(recipe: Recipe, rows: dict[str, list[dict[str, Any]]]) -> Check:
-    """Check the rows and the adapter of a recipe; writes nothing, loads no weights.
+def check(recipe: Recipe, rows: dict[str, list[dict[str, Any]]], root: Path) -> Check:
+    """Check the rows, the adapter and the chip's network of a recipe; writes nothing, loads no
+    weights of a language model.
 
     Raises UserError naming the key to mend.
     """
     task = recipe.data.task
+    counts = {k: len(v) for k, v in rows.items()}
     labels = rows_of.labels(rows["train"], task)
+    if recipe.tune and "x" in rows["train"][0]:
+        raise UserError(
+            f"data.source = '{recipe.data.source}' holds numbers, and a language model reads text: "
+            "take [tune] out of the recipe to train the chip's student on them."
+        )
+    chip = _student(recipe, rows["train"], root) if recipe.fpga.enabled else ""
+    if not recipe.tune:
+        return Check(counts, labels, {}, 0, None, [], chip)
     folder = base.base_folder(recipe.model)
     remote = recipe.model.trust_remote_code
     tokenizer = base.load_tokenizer(folder, remote)
@@ -74,13 +93,29 @@ def check(recipe: Recipe, rows: dict[str, list[dict[str, Any]]]) -> Check:
         raise UserError("data.source: no training row carries loss: every reply or label is empty.")
     lengths = [len(e.ids) for r in rendered.values() for e in r.examples]
     return Check(
-        rows={k: len(v) for k, v in rows.items()},
+        rows=counts,
         labels=labels,
         tokens={"median": statistics.median(lengths), "max": max(lengths)},
         truncated=sum(r.truncated for r in rendered.values()),
         coverage=covered,
         preview=[_marked(e, tokenizer, task) for e in examples[:3]],
+        student=chip,
     )
+
+
+def _student(recipe: Recipe, rows: list[dict[str, Any]], root: Path) -> str:
+    """The chip's network in words; UserError where it could not be built."""
+    network, inputs = fpga.prepare(recipe, rows, root)
+    found = len(rows_of.labels(rows))
+    if network and network.shapes[-1] != (found,):
+        raise UserError(
+            f"fpga.module = '{recipe.fpga.module}' gives {network.shapes[-1][0]} logits, and the "
+            f"training rows have {found} labels: make its last layer give {found}."
+        )
+    sizes = [*recipe.fpga.hidden, found]
+    shapes = network.shapes if network else [np.shape(inputs.read(rows[:1])[0]), *zip(sizes)]
+    chain = " → ".join("×".join(map(str, shape)) for shape in shapes)
+    return f"{inputs.kind} ({inputs.given}): {chain}"
 
 
 def _marked(

@@ -76,7 +76,7 @@ def version(recipe: Recipe, root: Path) -> Data:
 
 
 def ingest(root: Path) -> str:
-    """Have both shipped sources in data/: from DVC's cache or remote if they have it, else built.
+    """Have the shipped sources in data/: from DVC's cache or remote if they have it, else built.
 
     Returns "unchanged", "checked out", "pulled" or "built". A source that is there is not touched.
     """

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..recipe import Gates, Recipe
-from .backends import BACKENDS
+from .backends import BACKENDS, EXACT
+
+EQUAL = "logits equal to student-fixed on every row and every random vector"
 
 
 class GateRefused(Exception):
@@ -38,9 +40,17 @@ class Scored:
 
 
 def table(
-    recipe: Recipe, run: str, scored: list[Scored], baseline: dict[str, Any] | None, threads: int
+    recipe: Recipe,
+    run: str,
+    scored: list[Scored],
+    baseline: dict[str, Any] | None,
+    threads: int,
+    missing: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """parity.json: `hops` in the order of BACKENDS, `promoted` when every gate holds."""
+    """parity.json: `hops` in the order of BACKENDS, `promoted` when every gate holds.
+
+    `missing`: backend -> why it gave no answers (its tool failed); its gate does not hold.
+    """
     by_name = {s.backend: s for s in scored}
     hops = []
     for entry in scored:
@@ -48,6 +58,10 @@ def table(
         hops.append(_hop(entry, before, recipe))
     refused = [
         {k: h[k] for k in ("backend", "value", "gate", "measured")} for h in hops if not h["passed"]
+    ]
+    refused += [
+        {"backend": name, "value": None, "gate": EQUAL, "measured": f"no answers: {why}"}
+        for name, why in (missing or {}).items()
     ]
     return {
         "run": run,
@@ -86,7 +100,7 @@ def _hop(entry: Scored, before: Scored | None, recipe: Recipe) -> dict[str, Any]
         ours, theirs = entry.read(), before.read()
         hop["agreement"] = float((ours.argmax(1) == theirs.argmax(1)).mean())
         hop["max_abs_diff"] = float(max(np.abs(a - b).max() for a, b in _chunks(ours, theirs)))
-        if entry.backend == "hls-csim":
+        if entry.backend in EXACT:
             vectors = entry.score["random"]
             hop["rows_equal"] = int((ours == theirs).all(1).sum())
             hop["exact"] = hop["rows_equal"] == len(ours) and vectors["equal"] == vectors["rows"]
@@ -101,7 +115,7 @@ def _chunks(a: np.ndarray, b: np.ndarray) -> Any:
 def _judge(hop: dict[str, Any], entry: Scored, gates: Gates) -> tuple[str, str, bool]:
     """The gate in words, what was measured in words, and whether it holds."""
     name, worse = hop["backend"], -1 if hop["metric"] == "loss" else 1
-    if name == "adapter":
+    if hop["before"] is None:  # the first: the tuned model, or the student of labels alone
         if gates.min_value is None:
             return "", "", True
         words = f"{hop['metric']} at {'most' if worse < 0 else 'least'} {gates.min_value:g}"
@@ -110,12 +124,10 @@ def _judge(hop: dict[str, Any], entry: Scored, gates: Gates) -> tuple[str, str, 
         least = gates.merged_agreement if name == "merged" else gates.onnx_fp32_agreement
         words = f"agreement with {hop['before']} at least {least:g}"
         return words, f"agreement {hop['agreement']:.4f}", hop["agreement"] >= least
-    if name == "hls-csim":
+    if name in EXACT:
         vectors = entry.score["random"]
-        words = f"logits equal to {hop['before']} on every row and every random vector"
-        equal = f"{vectors['equal']} of {vectors['rows']} vectors equal"
-        said = f"largest difference {hop['max_abs_diff']:g}, {equal}"
-        return words, said, hop["exact"]
+        equal = f"{vectors['equal']:,} of {vectors['rows']:,} vectors equal"
+        return EQUAL, f"largest difference {hop['max_abs_diff']:g}, {equal}", hop["exact"]
     most = {
         "onnx-int8": gates.onnx_int8_points,
         "student-float": gates.student_points,

@@ -12,10 +12,12 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -156,20 +158,8 @@ def why(model: str) -> dict[str, Any]:
 
     Raises UserError when there is no such model.
     """
-    client = MlflowClient()
-    name, at, alias = model.partition("@")
-    name, slash, number = name.partition("/")
-    try:
-        if slash:
-            version = client.get_model_version(name, number)
-        else:
-            version = client.get_model_version_by_alias(name, alias if at else CHAMPION)
-        found = client.get_run(str(version.run_id))
-    except MlflowException:
-        known = ", ".join(m.name for m in client.search_registered_models()) or "none yet"
-        raise UserError(
-            f"No registered model '{model}'. Registered: {known}. Try `trivet why NAME`."
-        ) from None
+    client, version = MlflowClient(), find(model)
+    name, found = version.name, client.get_run(str(version.run_id))
     tags, data = found.data.tags, found.inputs.dataset_inputs if found.inputs else []
     return {
         "model": name,
@@ -188,6 +178,56 @@ def why(model: str) -> dict[str, Any]:
         "mlflow_url": url(found.info.run_id),
         "parameters": dict(sorted(found.data.params.items())),
     }
+
+
+def find(model: str) -> ModelVersion:
+    """The version that `model` names, as in `why`."""
+    client = MlflowClient()
+    name, at, alias = model.partition("@")
+    name, slash, number = name.partition("/")
+    try:
+        if slash:
+            return client.get_model_version(name, number)
+        return client.get_model_version_by_alias(name, alias if at else CHAMPION)
+    except MlflowException:
+        known = ", ".join(m.name for m in client.search_registered_models()) or "none yet"
+        raise UserError(
+            f"No registered model '{model}'. Registered: {known}. Try `trivet why NAME`."
+        ) from None
+
+
+def chip_recipe(model: str) -> dict[str, Any]:
+    """A registered model's recipe without its language model: its student alone, as it is.
+
+    Raises UserError when there is no such model, or it has no student.
+    """
+    version = find(model)
+    with TemporaryDirectory() as folder:
+        file = _download(version, "recipe.json", Path(folder))
+        recipe: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if not recipe["fpga"]["enabled"]:
+        raise UserError(
+            f"'{model}' has no student for a chip: its recipe had fpga.enabled = false. Run it "
+            "again with fpga.enabled=true."
+        )
+    recipe["fpga"]["student"] = f"{version.name}/{version.version}"
+    track = {"experiment": recipe["track"]["experiment"]}
+    return recipe | {"name": f"{version.name}-chip", "tune": None, "track": track}
+
+
+def student(model: str, folder: Path) -> None:
+    """The student of the registered `name/version` into `folder`."""
+    with TemporaryDirectory(dir=folder) as part:
+        for file in _download(find(model), "student", Path(part)).iterdir():
+            file.rename(folder / file.name)
+
+
+def _download(version: ModelVersion, artifact: str, folder: Path) -> Path:
+    return Path(
+        mlflow.artifacts.download_artifacts(
+            run_id=version.run_id, artifact_path=artifact, dst_path=str(folder)
+        )
+    )
 
 
 def registered() -> list[str]:

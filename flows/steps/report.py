@@ -15,6 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from . import chip
 from .backends import LEGS
 
 METRICS = {
@@ -25,6 +26,16 @@ METRICS = {
     "token_accuracy": "token accuracy",
     "chrf": "chrF",
 }
+WAYS = {
+    "hls-csim": "hls4ml project, C simulation",
+    "alkaid": "Verilog compiler's bit-accurate interpreter",
+    "rtl": "Verilog, simulated cycle by cycle",
+}
+HOST = {
+    "counts": "hashes words and letters",
+    "numbers": "shifts each number into its range",
+    "ids": "gives token ids",
+}
 LEG_WORDS = {"torch": ("GPU", "torch"), "cpu": ("CPU", "ONNX Runtime"), "fpga": ("FPGA", "student")}
 MOST_LABELS = 45  # a heat map of more cannot be read
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 220, 38, 12, 10, 34  # of the loss curve
@@ -34,13 +45,15 @@ CELL, LETTER = 18, 6.4  # of the heat map, px: a cell's side, a letter's usual w
 def write(run: Path) -> Path:
     """Write run/report.html from the JSON files in `run`, whole or not at all; returns its path.
 
-    Needs recipe.json, data.json, curve.json, parity.json and lineage.json (FileNotFoundError);
-    confusion.json and fpga.json are shown where they exist.
+    Needs recipe.json, data.json, parity.json and lineage.json (FileNotFoundError); curve.json,
+    confusion.json, fpga.json and search/pareto.svg are shown where they exist.
     """
     parity = _read(run, "parity")
     page = _environment().get_template("report.html")
     confusion = _read(run, "confusion", optional=True)
-    curve = _read(run, "curve")
+    curve = _read(run, "curve", optional=True)
+    fpga = _read(run, "fpga", optional=True)
+    pareto = run / "search" / "pareto.svg"
     text = page.render(
         name=run.name,
         recipe=_read(run, "recipe"),
@@ -49,10 +62,14 @@ def write(run: Path) -> Path:
         hops={hop["backend"]: hop for hop in parity["hops"]},
         legs=legs(parity["hops"]),
         baseline_wins=_baseline_wins(parity),
-        curve=drawing(curve),
-        epochs=epochs(curve),
+        curve=drawing(curve) if curve is not None else None,
+        epochs=epochs(curve or []),
         heat=heat_map(**confusion) if confusion else None,
-        fpga=_read(run, "fpga", optional=True),
+        fpga=fpga,
+        wave=chip.waveform(fpga["wave"]) if fpga and fpga["wave"] else None,
+        chip_resources=chip.resources(fpga) if fpga and fpga["synth"] else [],
+        deviation=chip.deviation(fpga) if fpga else None,
+        pareto=pareto.read_text(encoding="utf-8") if pareto.exists() else "",
         lineage=_read(run, "lineage"),
         hls=_hls_folder(run),
     )
@@ -189,6 +206,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    env.globals |= {"WAYS": WAYS, "HOST": HOST}
     env.filters |= {"figure": _figure, "percent": _percent, "loss": _loss, "repr": repr}
     env.filters |= {"metric": _metric, "link": _link}
     return env
@@ -196,8 +214,7 @@ def _environment() -> Environment:
 
 def _baseline_wins(parity: dict[str, Any]) -> bool:
     """Whether the baseline does at least as well as the tuned model, as far as both were judged."""
-    tuned = next(hop for hop in parity["hops"] if hop["backend"] == "adapter")
-    base = parity["baseline"]
+    tuned, base = parity["hops"][0], parity["baseline"]
     sign = -1 if parity["metric"] == "loss" else 1
     return base is not None and sign * base["value"] >= sign * tuned["value"]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ... import UserError
+from . import numbers
 
 Row = dict[str, Any]
 
@@ -23,6 +24,7 @@ MAX_BYTES = 1_000_000  # of one row as JSON
 SHAPES = {  # columns -> the name of the shape and the task it serves; the first that fits is taken
     ("tokens", "tags"): ("tokens and tags", "tag"),
     ("text", "label"): ("text and label", "classify"),
+    ("x", "label"): ("numbers and label", "classify"),
     ("messages",): ("chat messages", "generate"),
     ("conversations",): ("sharegpt conversations", "generate"),
     ("instruction", "output"): ("alpaca instructions", "generate"),
@@ -44,12 +46,13 @@ class Table(NamedTuple):
 
 
 def parse(file: Path) -> Table:
-    """Read .csv, .jsonl, .json or .parquet. UserError names file, line, column, reason and fix."""
+    """Read .csv, .jsonl, .json, .parquet or .npz. UserError names file, line, column and fix."""
     readers: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
         ".csv": _csv,
         ".jsonl": _jsonl,
         ".json": _json,
         ".parquet": _parquet,
+        ".npz": numbers.read,
     }
     if file.suffix.lower() not in readers:
         raise UserError(f"{file}: '{file.suffix}' files are not read; use {', '.join(readers)}.")
@@ -74,6 +77,8 @@ def parse(file: Path) -> Table:
         wanted = ("text", "label", *wanted)
     used = {*wanted, "split", *(["input"] if "instruction" in wanted else [])}
     rows = [(where, _row(file, where, row, wanted)) for where, row in raw]
+    if "x" in wanted:
+        numbers.alike(file, rows)
     return Table(file, kind, task, rows, [c for c in columns if c not in used])
 
 
@@ -192,6 +197,8 @@ def _row(file: Path, where: str, row: Row, wanted: tuple[str, ...]) -> Row:
     new: Row = {}
     if "text" in wanted:
         new |= {"text": text("text").strip(), "label": text("label").strip()}
+    if "x" in wanted:
+        new |= {"x": numbers.checked(row.get("x"), bad), "label": text("label").strip()}
     if "tokens" in wanted:
         new |= _tags(cell("tokens"), cell("tags"), bad)
         new.setdefault("text", " ".join(new["tokens"]))

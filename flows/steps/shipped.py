@@ -1,8 +1,9 @@
-"""Shipped data: two real data sets inside public Python packages, turned into rows.
+"""Shipped data: three real data sets inside public Python packages, turned into rows.
 
-So that the first command works with no account and no hub: voice commands (Home Assistant) and
-conversations (ChatterBot). The packages are pinned, hash-checked, fetched by pip and never
-installed or committed; the same wheel gives the same bytes on every machine.
+So that the first command works with no account and no hub: voice commands (Home Assistant),
+conversations (ChatterBot) and pictures of digits (scikit-learn). The first two packages are pinned,
+hash-checked, fetched by pip and never installed or committed; the same wheel gives the same bytes
+on every machine.
 
 Not here: where rows are kept and versioned (`data.py`), drawing of sentences (`home.py`).
 """
@@ -100,9 +101,25 @@ def _replies(turns: list[str], answers: bool) -> Iterator[Row]:
         }
 
 
+def _digits() -> tuple[Splits, dict[str, Any]]:
+    """Handwritten digits, 8 × 8 pixels of 0 to 16, as 64 numbers; in scikit-learn since 2010."""
+    from sklearn.datasets import load_digits
+
+    table = load_digits()
+    found = [
+        {"x": pixels, "label": str(digit)}
+        for pixels, digit in zip(table.data.astype(int).tolist(), table.target, strict=True)
+    ]
+    alone, removed, conflicts = split.dedupe({"train": found, "valid": [], "test": []})
+    splits = split.split(alone["train"], SEED)
+    kind = "numbers and label"
+    card = split.card("digits", kind, "classify", splits, removed, conflicts, SEED)
+    return splits, card | {"origin": {"package": "scikit-learn"}, "licence": "CC BY 4.0 (UCI)"}
+
+
 def _from_package(package: Package) -> dict[str, Any]:
     origin = {"package": package.name, "version": package.version, "sha256": package.sha256}
     return {"origin": origin, "licence": package.licence}
 
 
-SHIPPED = {"home": _home, "chat": _chat}
+SHIPPED = {"home": _home, "chat": _chat, "digits": _digits}

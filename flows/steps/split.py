@@ -22,8 +22,8 @@ SPLITS = ("train", "valid", "test")
 
 
 def key(row: Row) -> str:
-    """What makes two rows the same row: the text or words, or the whole conversation."""
-    return json.dumps(row["messages"]) if "messages" in row else row["text"]
+    """What makes two rows the same row: the text or words, the numbers, the whole conversation."""
+    return row["text"] if "text" in row else json.dumps(row.get("messages") or row["x"])
 
 
 def dedupe(splits: Splits) -> tuple[Splits, int, int]:
@@ -50,7 +50,7 @@ def dedupe(splits: Splits) -> tuple[Splits, int, int]:
 def group(row: Row) -> str:
     """Rows of a group stay in one split: those that ask the same thing first."""
     if "messages" not in row:
-        return row["text"]
+        return key(row)
     return next((m["content"] for m in row["messages"] if m["role"] == "user"), "").casefold()
 
 
@@ -177,7 +177,7 @@ def pick(want: recipe.Data, splits: Splits) -> Splits:
     }
     if want.task == "classify":
         pool = rng.sample(others, min(want.pool, len(others)))
-        result["pool"] = [{"text": row["text"]} for row in pool]
+        result["pool"] = [{k: row[k] for k in ("text", "x") if k in row} for row in pool]
     return result
 
 
