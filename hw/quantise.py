@@ -1,7 +1,8 @@
 """From a float network to fixed point: choose the types, train within them, round for good.
 
-Training knows the rounding (straight-through gradients), so that few bits lose little. Types come
-from the ranges that the training rows show.
+Training knows the rounding (straight-through gradients), so that few bits lose little, and makes
+the smallest weights zero bit by bit, which is what a design without multipliers is cheapest with.
+Types come from the ranges that the training rows show.
 Not here: the exact result (fixed.py); a search for the best widths.
 """
 
@@ -9,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +22,11 @@ from .network import Network, apply
 from .student import CAP, fit
 
 EXACT_FLOAT32 = 24  # bits: logits no wider than this are float32 without rounding
+N = TypeVar("N", int, float)
 ONE = torch.ones(())
 FINEST = 4  # bits that a channel's scale may be finer than its layer's, or sums grow wide
+BIAS_BITS = 8  # at least: a constant costs next to nothing on the chip, whatever its width
+PRUNED_BY = 0.6  # share of the epochs in which the zeros grow; the rest trains what is left
 COUNTS = Fixed.holding(CAP, CAP.bit_length(), signed=False)
 
 
@@ -62,6 +67,7 @@ def quantise(
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
     given: Fixed = COUNTS,
     per_channel: bool = False,
+    sparsity: float | Sequence[float] = 0.0,
 ) -> FixedStudent:
     """Choose types from the ranges that x [n, *shape] shows, and train on within them.
 
@@ -69,31 +75,55 @@ def quantise(
     are one number, or one for each step with weights (an embedding gives on its weights, the last
     step its whole sum: their activation bits are not used). `given` is the type of the inputs: of
     n-gram counts, if nothing else is said. `per_channel`: each output channel's weights have a
-    scale of their own. UserError when the bits do not fit the network.
+    scale of their own. `sparsity`, 0 to 1, for all or for each as the bits: the share of a step's
+    weights that end as zero, the smallest first. UserError when these do not fit the network.
     """
     tuned = copy.deepcopy(network)
     x = given.hold(x.reshape(len(x), *network.shape)).astype(np.float32)
     bits = (
-        _bits(tuned, weight_bits, "weight_bits"),
-        _bits(tuned, activation_bits, "activation_bits"),
+        _each(tuned, weight_bits, "weight_bits"),
+        _each(tuned, activation_bits, "activation_bits"),
     )
-    types = _types(tuned, x, given, *bits, per_channel)
+    zeros, grown = _each(tuned, sparsity, "sparsity"), max(1, round(PRUNED_BY * epochs))
+    types = _types(tuned, x, given, *bits, zeros, per_channel)
+    kept = [torch.ones_like(weight) for weight in tuned.weights]
 
     def imitate(values: Tensor) -> Tensor:
-        chain = zip(tuned.steps, types, tuned.weights, tuned.biases, strict=True)
-        for step, kinds, weight, bias in chain:
-            values = apply(step, values, *kinds.imitate(weight, bias))
+        chain = zip(tuned.steps, types, tuned.weights, kept, tuned.biases, strict=True)
+        for step, kinds, weight, mask, bias in chain:
+            values = apply(step, values, *kinds.imitate(weight * mask, bias))
             values = kinds.output.imitate(values) if kinds.output else values
         return values
 
-    fit(imitate, tuned.parameters(), x, targets, epochs, seed, 1e-3, on_epoch)
+    def after(epoch: int, loss: float) -> None:
+        if epoch < grown:
+            _prune(tuned, kept, zeros, (epoch + 1) / grown)
+        if epoch:
+            on_epoch(epoch, loss)
+
+    after(0, 0.0)
+    fit(imitate, tuned.parameters(), x, targets, epochs, seed, 1e-3, after)
+    with torch.no_grad():
+        for weight, mask in zip(tuned.weights, kept, strict=True):
+            weight.mul_(mask)
     return _fix(tuned, given, types)
 
 
-def _bits(network: Network, bits: int | Sequence[int], key: str) -> list[int]:
+@torch.no_grad()
+def _prune(network: Network, kept: list[Tensor], zeros: list[float], share: float) -> None:
+    """Choose the weights that count from now on; `share` of the way to all zeros, fast at first.
+
+    A weight that is left out keeps its value and may come back (Zhu and Gupta 2017).
+    """
+    for weight, mask, sparsity in zip(network.weights, kept, zeros, strict=True):
+        count = round(sparsity * (1 - (1 - share) ** 3) * weight.numel())
+        mask.fill_(1).view(-1)[weight.abs().flatten().argsort()[:count]] = 0
+
+
+def _each(network: Network, bits: N | Sequence[N], key: str) -> list[N]:
     """One for each step; 0 for a sum, which has none."""
     weighted = [step.kind != "sum" for step in network.steps]
-    each = [bits] * sum(weighted) if isinstance(bits, int) else list(bits)
+    each = list(bits) if isinstance(bits, Sequence) else [bits] * sum(weighted)
     if len(each) != sum(weighted):
         raise UserError(
             f"fpga.{key} = {each}: the network has {sum(weighted)} layers with weights; give one "
@@ -109,6 +139,7 @@ def _types(
     given: Fixed,
     weight_bits: list[int],
     activation_bits: list[int],
+    zeros: list[float],
     per_channel: bool,
 ) -> list[Types]:
     """The types of each step. A step's output is as wide as its sum for the logits: see `_fix`."""
@@ -124,9 +155,9 @@ def _types(
             source = Fixed.holding(w.abs().max().item(), weight_bits[at])
             kinds = Types(source)
         else:
-            weight = Fixed.holding(w.abs().max().item(), weight_bits[at])
+            weight = _closest(w, weight_bits[at], zeros[at])
             kinds = Types(weight, finer=_finer(w) if per_channel else ONE)
-            bias = Fixed.holding(b.abs().max().item(), weight_bits[at])
+            bias = Fixed.holding(b.abs().max().item(), max(weight_bits[at], BIAS_BITS))
             # a bias finer than the products is of no use
             finest = source.fraction + weight.fraction + int(kinds.finer.max().log2())
             bias = Fixed(bias.width, max(bias.integer, bias.width - finest))
@@ -137,6 +168,14 @@ def _types(
             kinds = replace(kinds, bias=bias, output=None if last else source)
         types.append(kinds)
     return types
+
+
+def _closest(weight: Tensor, bits: int, sparsity: float) -> Fixed:
+    """The type that changes least the largest weights, which will stay; a few may saturate."""
+    stay = weight.abs().flatten().sort().values[round(sparsity * weight.numel()) :]
+    reach = stay[-1].item() if len(stay) else 0.0
+    kinds = [Fixed.holding(reach / 2**less, bits) for less in range(4)]
+    return min(kinds, key=lambda kind: (kind.imitate(stay) - stay).square().sum().item())
 
 
 def _finer(weight: Tensor) -> Tensor:

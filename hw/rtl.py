@@ -139,6 +139,16 @@ def _saturate(values: "FVArray", kind: Fixed) -> "FVArray":
     return FVArray(found, values.solver_options)
 
 
+def estimate(fixed: FixedStudent) -> tuple[float, int]:
+    """LUTs as alkaid counts them, and cycles to the answer, of a design that is not written."""
+    from alkaid.trace import trace
+
+    given, found = layers(fixed)
+    program = trace(given, found[-1])
+    # a register before the first stage, and one after each
+    return float(program.cost), max(1, math.ceil(program.latency[1] / STAGE_DELAY)) + 1
+
+
 def build(
     fixed: FixedStudent,
     folder: Path,

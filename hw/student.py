@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .module import from_module
 from .network import Network, mlp
 
-CAP = 3  # counts end here, so that the chip reads two bits a bin
+CAP = 1  # counts end here, so that the chip reads one bit a bin: six of them fit one table of sums
 BATCH = 32
 
 

@@ -208,7 +208,7 @@ def compile_rtl(recipe: Recipe, rows: Rows, student_folder: Path, folder: Path) 
     """Write the student's Verilog, compile its simulation; `rows` are the first golden vectors."""
     fixed, chip = FixedStudent.load(student_folder), recipe.fpga
     x = Inputs.load(student_folder).read(rows[: rtl.GOLDEN // 2])
-    rtl.build(fixed, folder, chip.part, chip.max_cycles, rows=x)
+    rtl.build(fixed, folder, chip.part, chip.max_cycles, rows=x.reshape(len(x), *fixed.shape))
     _sign(fixed, student_folder, folder)
 
 
