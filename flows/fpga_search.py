@@ -11,6 +11,7 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,8 @@ def try_students(run: Run, folder: Path) -> list[search.Trial]:
                 break
             names = [f"trial {len(done) + at}" for at in range(1, len(points) + 1)]
             started = [
-                watched.submit(copy_context().run, trial, *words)
-                for words in zip(names, points, strict=True)
+                watched.submit(copy_context().run, partial(trial, name, point))
+                for name, point in zip(names, points, strict=True)
             ]
             for job in started:
                 job.result()

@@ -83,9 +83,10 @@ class Inputs:
 
     @classmethod
     def load(cls, folder: Path) -> "Inputs":
-        found = json.loads((folder / FILE).read_text())
+        found: dict[str, Any] = json.loads((folder / FILE).read_text())
         found["given"] = Fixed(**found["given"])
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+        lists = {k: tuple(v) for k, v in found.items() if isinstance(v, list)}
+        return cls(**found | lists)
 
 
 def inputs_of(rows: Rows, chip: Fpga, network: Network | None) -> Inputs:
