@@ -83,10 +83,10 @@ class Inputs:
 
     @classmethod
     def load(cls, folder: Path) -> "Inputs":
-        found: dict[str, Any] = json.loads((folder / FILE).read_text())
+        found = json.loads((folder / FILE).read_text())
         found["given"] = Fixed(**found["given"])
-        lists = {k: tuple(v) for k, v in found.items() if isinstance(v, list)}
-        return cls(**found | lists)
+        found |= {name: tuple(found[name]) for name in ("shape", "shifts")}  # JSON has lists
+        return cls(**found)
 
 
 def inputs_of(rows: Rows, chip: Fpga, network: Network | None) -> Inputs:
