@@ -48,7 +48,8 @@ def parity(out: Console, table: dict[str, Any]) -> None:
         )
     out.print(grid)
     if base and base["value"] >= hops[0]["value"]:
-        out.print("The baseline is at least as good as the tuned model here.", style="yellow")
+        tuned = "student" if hops[0]["backend"] == "student-float" else "tuned model"
+        out.print(f"The baseline is at least as good as the {tuned} here.", style="yellow")
     if {"merged", "student-float"} <= {hop["backend"] for hop in hops}:
         out.print(FPGA_NOTE, style="dim")
     if table["promoted"]:

@@ -7,14 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from trivet import UserError
-from trivet.hw import rtl, synth
-from trivet.hw.network import mlp
-from trivet.hw.quantise import quantise
+from trivet.hw import synth
 
 torch.set_num_threads(1)
 
@@ -54,19 +51,6 @@ def test_a_subtractor_is_counted_placed_and_timed(verilog: Path, tmp_path: Path)
     assert json.loads((tmp_path / "out" / "synth.json").read_text()) == found
     for log in ("yosys-xcup.log", "yosys-ecp5.log", "nextpnr.log"):
         assert (tmp_path / "out" / log).stat().st_size > 1000
-
-
-def test_each_layer_has_its_luts(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    draw = np.random.default_rng(0)
-    x, targets = draw.integers(0, 4, (50, 8)), np.eye(3)[draw.integers(0, 3, 50)]
-    fixed = quantise(mlp(8, [6], 3), x, targets, 4, 4, 1, 0)
-    layers = synth.by_layer(fixed, tmp_path)
-    assert [layer["layer"] for layer in layers] == ["dense_0", "dense_1"]
-    rtl.write(fixed, tmp_path / "whole")
-    whole = synth.area(tmp_path / "whole" / "src", tmp_path, "xcup")["lut"]
-    assert all(layer["lut"] > 20 for layer in layers)
-    assert sum(layer["lut"] for layer in layers) == pytest.approx(whole, rel=0.15)
 
 
 def test_inverters_and_carry_cells_take_luts() -> None:
