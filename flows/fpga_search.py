@@ -48,9 +48,10 @@ def fpga_search(
     for kind in ("svg", "png"):
         search.picture(trials, best, folder / f"pareto.{kind}", chosen.fpga.max_lut)
     (folder / "chosen.json").write_text(json.dumps(best, indent=1) + "\n")
-    front = [_row(t) | {"chosen": "★" if t == best else ""} for t in search.pareto(trials)]
+    front = [{"": "★" if t == best else ""} | _row(t) for t in search.pareto(trials)]
     create_table_artifact(front, key="pareto", description=f"{len(trials)} students of {run.name}")
-    return {"folder": str(folder), "trials": len(trials), "pareto": front, "chosen": best}
+    found = {"recipe": recipe, "folder": str(folder), "trials": len(trials)}
+    return found | {"pareto": front, "chosen": best}
 
 
 def try_students(run: Run, folder: Path) -> list[search.Trial]:
@@ -90,8 +91,13 @@ def try_students(run: Run, folder: Path) -> list[search.Trial]:
 
 
 def _row(trial: search.Trial) -> dict[str, Any]:
-    point = {k: str(v) for k, v in trial["point"].items()}
-    return {"accuracy": round(trial["accuracy"], 4), "lut": round(search.lut(trial))} | {
+    point = {name: "/".join(map(str, values)) for name, values in trial["point"].items()}
+    zero = "/".join(f"{100 * share:.0f}" for share in trial["point"]["sparsity"])
+    words = f"weights {point['weight_bits']} bit, {zero} % zero; activations "
+    return {
+        "accuracy": f"{trial['accuracy']:.1%}",
+        "LUT": f"{search.lut(trial):,.0f}",
         "cycles": trial["cycles"],
-        **point,
+        "hidden": point.get("hidden", "own"),
+        "student": words + f"{point['activation_bits']} bit",
     }
