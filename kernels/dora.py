@@ -35,7 +35,7 @@ def row_norm_kernel(
     total = tl.zeros((BLOCK_N, 1), tl.float32)
     for k0 in range(0, K, BLOCK_K):
         k = (k0 + tl.arange(0, BLOCK_K))[None, :]
-        v = weight_tile(w, s0, s1, s2, s3, n, k, N, K, stride_w, FORMAT, BLOCK, DOUBLE)
+        v = weight_tile(w, s0, s1, s2, s3, n, k0, N, K, stride_w, FORMAT, BLOCK, DOUBLE, BLOCK_K)
         v = v.to(tl.float32)
         for r0 in range(0, R, RANK):
             c = r0 + tl.arange(0, RANK)[None, :]
@@ -50,6 +50,7 @@ def row_norm_kernel(
 def launch_row_norm(w: Weight, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """‖W + s·B A‖ of each row, float32 [N]."""
     (N, R), K = b.shape, a.shape[1]
+    w = w if w.tiled else Weight.of(w.dense(torch.float32))
     norm = torch.empty(N, dtype=torch.float32, device=b.device)
     ROW_NORM.launch(
         lambda t: (triton.cdiv(N, t["BLOCK_N"]),),

@@ -35,7 +35,7 @@ def launch_forward(
     FORWARD[w.format, narrow(R, dropout)].launch(
         lambda t: (triton.cdiv(M, t["BLOCK_M"]) * triton.cdiv(N, t["BLOCK_N"]),),
         x, *w.pointers(), _or(bias, x), a, b, _or(gain, x), y, h,
-        M, N, K, R, x.stride(0), w.data.stride(0), scale, dropout, seed,
+        M, N, K, R, x.stride(0), w.data.stride(0), scale, dropout, 1 / (1 - dropout), seed,
         **w.constants(), BIAS=bias is not None, GAIN=gain is not None, DROPOUT=dropout > 0,
         RANK=rank_block(R), CHUNKED=rank_block(R) < R,
     )  # fmt: skip
@@ -56,8 +56,8 @@ def launch_backward(
     DX[w.format, narrow(R, dropout)].launch(
         lambda t: (triton.cdiv(M, t["BLOCK_M"]) * triton.cdiv(K, t["BLOCK_K"]),),
         dy, *w.pointers(), a, b, _or(gain, x), dx, t,
-        M, N, K, R, w.data.stride(0), scale, dropout, seed, **w.constants(), **with_gain,
-        CHUNKED=rank_block(R) < R,
+        M, N, K, R, w.data.stride(0), scale, dropout, 1 / (1 - dropout), seed,
+        **w.constants(), **with_gain, CHUNKED=rank_block(R) < R,
     )  # fmt: skip
     WEIGHTS.launch(
         lambda s: (
@@ -80,10 +80,21 @@ def _tile(m: int, n: int, k: int, stages: int = 3) -> Tile:
 
 
 # Chosen by compiling: the largest tiles with at most 200 registers, no spill, and the shared
-# memory that the target has (gfx942: 64 KiB).
+# memory that the target has (gfx942: 64 KiB). What a quantised weight's codes take up in registers
+# goes off the step along the sum, so that its tiles move as many bytes as dense ones.
 _SMALL = {"interpreter": Tile({"BLOCK_M": 32, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP": 2})}
-FORWARD_TILES = {"*": _tile(128, 128, 64), "gfx942": _tile(128, 128, 64, 2), **_SMALL}
-DX_TILES = {"*": _tile(128, 64, 128), "gfx942": _tile(128, 32, 128, 2), **_SMALL}
+_FORWARD = {"*": _tile(128, 128, 64), "gfx942": _tile(128, 128, 64, 2), **_SMALL}
+FORWARD_TILES = {
+    "dense": _FORWARD,
+    "nf4": {**_FORWARD, "sm_80": _tile(128, 128, 32)},
+    "int4": {**_FORWARD, "sm_80": _tile(128, 128, 32)},
+}
+_DX = {"*": _tile(128, 64, 128), "gfx942": _tile(128, 32, 128, 2), **_SMALL}
+DX_TILES = {
+    "dense": _DX,
+    "nf4": {**_DX, "sm_80": _tile(128, 16, 128), "sm_90": _tile(128, 32, 128)},
+    "int4": {**_DX, "sm_80": _tile(128, 16, 128), "sm_90": _tile(128, 16, 128)},
+}
 WIDE_FORWARD_TILES = {"*": _tile(64, 64, 32), **_SMALL}
 WIDE_DX_TILES = {"*": _tile(64, 32, 64), **_SMALL}
 
@@ -98,7 +109,7 @@ DORA = PLAIN | {"GAIN": True}
 DROPPED = PLAIN | {"DROPOUT": True}
 CHUNKED = {"GAIN": True, "DROPOUT": True, "RANK": 32, "CHUNKED": True}
 _SIZES = {name: "i32" for name in ("M", "N", "K", "R")}
-_NUMBERS = {"scale": "fp32", "p": "fp32", "seed": "i64"}
+_NUMBERS = {"scale": "fp32", "p": "fp32", "boost": "fp32", "seed": "i64"}
 
 
 def forward_signature(w: str, *state: str) -> dict[str, str]:
@@ -126,24 +137,24 @@ def weight_signature(w: str, *state: str) -> dict[str, str]:
 def _matmuls(
     fn: Any,
     signature: Callable[..., dict[str, str]],
-    tiles: Mapping[str, Tile],
+    tiles: Mapping[str, Mapping[str, Tile]],
     wide: Mapping[str, Tile],
     flags: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[tuple[str, bool], Kernel]:
     """(format, whether the large tile fits) -> kernel."""
     kernels = {}
     for format, (types, constants) in WEIGHTS_AS.items():
-        for large, table in ((True, tiles), (False, wide)):
+        for large, table in ((True, tiles[format]), (False, wide)):
             variants = [PLAIN, DORA] if large else [DROPPED, CHUNKED]
-            if format != "dense":  # the least and the most: enough to see that they fit
-                variants = variants[:1] if large else variants[1:]
+            if format != "dense" and not large:
+                variants = [CHUNKED]  # it holds all that the other does
             kernels[format, large] = Kernel(
                 fn,
                 signature(*types),
                 table,
                 tuple({**constants, **variant, **flags(variant)} for variant in variants),
                 matmul=True,
-                exact=format != "dense",
+                exact=format != "dense",  # the tile of W that is multiplied, see lora_kernels.py
                 label=f"{fn.__name__} {format}{'' if large else ' wide'}",
             )
     return kernels
@@ -161,7 +172,7 @@ WEIGHTS = Kernel(
     lora_weights_kernel,
     {"dy": "*bf16", "x": "*bf16", "h": "*bf16", "t": "*bf16", "y": "*bf16", "bias": "*bf16",
      "gain": "*fp32", "da": "*fp32", "db": "*fp32", "dgain": "*fp32", **_SIZES, "stride_x": "i32",
-     **_NUMBERS},
+     "scale": "fp32", "p": "fp32", "seed": "i64"},
     tiles={
         "*": Tile({"BLOCK_M": 64, "BLOCK": 64}, 4, 3),
         "interpreter": Tile({"BLOCK_M": 32, "BLOCK": 32}),

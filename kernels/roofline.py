@@ -64,6 +64,8 @@ def settle(weight: Weight, x: Tensor) -> Weight:
     The copy's memory goes back to torch's allocator with the call, which gives it to the next
     layer: never more than one layer's 16-bit weights are held.
     """
-    if weight.format == "dense" or fused(x.shape[0], *weight.shape, weight.format, spec.target()):
+    if weight.format == "dense":
+        return weight
+    if weight.tiled and fused(x.shape[0], *weight.shape, weight.format, spec.target()):
         return weight
     return Weight.of(weight.dense(x.dtype))
