@@ -20,11 +20,12 @@ from .weight import weight_tile
 
 
 @triton.jit
-def tile_of(pid, rows, columns, GROUP: tl.constexpr):
-    """Tile (row, column) of program `pid`: down GROUP rows, then one column on; keeps L2 warm."""
-    width = GROUP * columns
-    first = (pid // width) * GROUP
-    height = min(rows - first, GROUP)
+def tile_of(pid, rows, columns, group):
+    """Tile (row, column) of program `pid`: down `group` rows, then one column on, so that what is
+    read twice is still in the L2; lora_launch.py chooses the group."""
+    width = group * columns
+    first = (pid // width) * group
+    height = min(rows - first, group)
     return first + (pid % width) % height, (pid % width) // height
 
 
@@ -37,14 +38,14 @@ def kept(seed, p, m, k, K):
 @triton.jit
 def lora_forward_kernel(
     x, w, s0, s1, s2, s3, bias, a, b, gain, y, h,
-    M, N, K, R, stride_x, stride_w, scale, p, boost, seed,
+    M, N, K, R, stride_x, stride_w, group, scale, p, boost, seed,
     FORMAT: tl.constexpr, BLOCK: tl.constexpr, DOUBLE: tl.constexpr,
     BIAS: tl.constexpr, GAIN: tl.constexpr, DROPOUT: tl.constexpr,
     RANK: tl.constexpr, CHUNKED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One [BLOCK_M, BLOCK_N] tile of y; the first column of tiles also writes h."""
-    i, j = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP)
+    i, j = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), group)
     m = (i * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     n = (j * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
     r = tl.arange(0, RANK)[:, None]
@@ -86,19 +87,20 @@ def lora_forward_kernel(
     if BIAS:
         acc += tl.load(bias + col, mask=col < N, other=0.0).to(tl.float32)
     y_row = y + m.to(tl.int64) * N
-    tl.store(y_row + col, acc.to(y.dtype.element_ty), mask=(m < M) & (col < N))
+    out = acc.to(y.dtype.element_ty)
+    tl.store(y_row + col, out, mask=(m < M) & (col < N), eviction_policy="evict_first")
 
 
 @triton.jit
 def lora_dx_kernel(
     dy, w, s0, s1, s2, s3, a, b, gain, dx, t,
-    M, N, K, R, stride_w, scale, p, boost, seed,
+    M, N, K, R, stride_w, group, scale, p, boost, seed,
     FORMAT: tl.constexpr, BLOCK: tl.constexpr, DOUBLE: tl.constexpr,
     GAIN: tl.constexpr, DROPOUT: tl.constexpr, RANK: tl.constexpr, CHUNKED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One [BLOCK_M, BLOCK_K] tile of dx; the first column of tiles also writes t."""
-    i, j = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(K, BLOCK_K), GROUP)
+    i, j = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(K, BLOCK_K), group)
     m = (i * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     k = (j * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
     dy_row = dy + m.to(tl.int64) * N
@@ -152,7 +154,8 @@ def lora_dx_kernel(
     if DROPOUT:
         acc += tl.where(kept(seed, p, m, k, K), delta, 0.0)
     dx_row = dx + m.to(tl.int64) * K
-    tl.store(dx_row + k, acc.to(dx.dtype.element_ty), mask=(m < M) & (k < K))
+    out = acc.to(dx.dtype.element_ty)
+    tl.store(dx_row + k, out, mask=(m < M) & (k < K), eviction_policy="evict_first")
 
 
 @triton.jit
