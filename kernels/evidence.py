@@ -56,12 +56,12 @@ def collect(progress: Progress = lambda share: None, shapes: tuple[Shape, ...] =
 
 
 def residency(made: list[offline.Compiled]) -> dict[tuple[str, str], int]:
-    """Programs that an SM holds at once, by kernel and tile; the fewest of its variants."""
+    """Programs that an SM holds at once, by kernel and tile, of its first variant: the plain layer,
+    which is the one that `ours` meters."""
     found: dict[tuple[str, str], int] = {}
     for c in made:
         if c.target == TARGET and not c.failure:
-            key = (c.kernel, c.tile)
-            found[key] = min(found.get(key, c.resident), c.resident)
+            found.setdefault((c.kernel, c.tile), c.resident)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from trivet.kernels import int4, lora, nf4, roofline
+from trivet.kernels import dora, int4, lora, nf4, roofline
 from trivet.kernels.lora_launch import launch_backward, launch_forward
 from trivet.kernels.qlora import qlora_linear
 from trivet.kernels.weight import Weight
@@ -43,7 +43,7 @@ def test_gradients(name: str) -> None:
 
 @pytest.mark.parametrize("name", STATES)
 def test_fused_split_and_cpu_agree(name: str) -> None:
-    given = inputs(torch.float32, M=33, N=20, K=70)
+    given = inputs(torch.float32, M=33, N=20, K=128)
     x, a, b = (given[n].detach() for n in "xab")
     fused = Weight.of(STATES[name](given["w"]))
     split = Weight.of(fused.dense(torch.float32))
@@ -56,7 +56,7 @@ def test_fused_split_and_cpu_agree(name: str) -> None:
     ):
         y, h = forward(x, w, None, a, b, None, *rest)
         results.append((y, *backward(dy, x, w, None, a, b, None, h, None, *rest)[:3]))
-    # sums of up to 70 products of size 10 in another order: 70 · 10 · 2⁻²⁴ · 4
+    # sums of up to 128 products of size 10 in another order: 128 · 10 · 2⁻²⁴ · 2
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=2e-4)
     torch.testing.assert_close(results[2], results[0], rtol=0, atol=2e-4)
 
@@ -113,6 +113,19 @@ def test_settle_makes_the_copy_where_the_rule_says(monkeypatch: pytest.MonkeyPat
     copy = roofline.settle(w, torch.empty(1 << 20, 512, dtype=torch.bfloat16, device="meta"))
     assert copy.format == "dense" and copy.data.dtype == torch.bfloat16
     torch.testing.assert_close(copy.data, w.dense(torch.bfloat16))
+
+
+def test_blocks_that_straddle_rows_are_multiplied_from_a_copy() -> None:
+    """Three rows of 96 in NF4 blocks of 64, and the row norm of them from the bytes."""
+    given = inputs(torch.float32, N=3, K=96)
+    state = nf4.quantise(given["w"])
+    copy = roofline.settle(Weight.of(state), given["x"])
+    assert copy.format == "dense" and torch.equal(copy.data, state.dequantise())
+    a, b = given["a"].detach(), given["b"].detach()
+    norm = (copy.data + 1.5 * b @ a).norm(dim=1)
+    torch.testing.assert_close(dora.launch_row_norm(Weight.of(state), a, b, 1.5), norm)
+    with pytest.raises(ValueError, match="blocks of 64 straddle the rows of a weight of shape"):
+        Weight.of(state).constants()
 
 
 def test_bad_input_is_refused() -> None:
