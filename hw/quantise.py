@@ -155,27 +155,30 @@ def _types(
             source = Fixed.holding(w.abs().max().item(), weight_bits[at])
             kinds = Types(source)
         else:
-            weight = _closest(w, weight_bits[at], zeros[at])
+            weight = _closest(_largest(w, zeros[at]), weight_bits[at])
             kinds = Types(weight, finer=_finer(w) if per_channel else ONE)
             bias = Fixed.holding(b.abs().max().item(), max(weight_bits[at], BIAS_BITS))
             # a bias finer than the products is of no use
             finest = source.fraction + weight.fraction + int(kinds.finer.max().log2())
             bias = Fixed(bias.width, max(bias.integer, bias.width - finest))
-            source = Fixed.holding(
-                values.abs().max().item(), activation_bits[at], signed=not step.relu
-            )
+            source = _closest(values, activation_bits[at], signed=not step.relu)
             last = at == len(network.steps) - 1
             kinds = replace(kinds, bias=bias, output=None if last else source)
         types.append(kinds)
     return types
 
 
-def _closest(weight: Tensor, bits: int, sparsity: float) -> Fixed:
-    """The type that changes least the largest weights, which will stay; a few may saturate."""
-    stay = weight.abs().flatten().sort().values[round(sparsity * weight.numel()) :]
-    reach = stay[-1].item() if len(stay) else 0.0
-    kinds = [Fixed.holding(reach / 2**less, bits) for less in range(4)]
-    return min(kinds, key=lambda kind: (kind.imitate(stay) - stay).square().sum().item())
+def _closest(values: Tensor, bits: int, signed: bool = True) -> Fixed:
+    """The type that changes the values least on the whole; to be finer it may saturate a few."""
+    reach = values.abs().max().item() if values.numel() else 0.0
+    kinds = [Fixed.holding(reach / 2**less, bits, signed) for less in range(4)]
+    return min(kinds, key=lambda kind: (kind.imitate(values) - values).square().sum().item())
+
+
+def _largest(weight: Tensor, sparsity: float) -> Tensor:
+    """The weights that will stay."""
+    order = weight.abs().flatten().argsort()
+    return weight.flatten()[order[round(sparsity * weight.numel()) :]]
 
 
 def _finer(weight: Tensor) -> Tensor:

@@ -242,7 +242,8 @@ def test_a_channel_may_have_a_scale_of_its_own(student: Network) -> None:
     assert wrong(per_channel=True) < 0.7 * wrong()
     made = quantise(uneven, X[:1400], TARGETS[:1400], 4, 8, 2, 0, per_channel=True, given=GREY)
     for weight, layer in zip(made.weights, made.layers, strict=True):
-        assert np.abs(weight).max() <= layer.weight.high and layer.weight.width <= 4 + 4
+        assert layer.weight.low <= weight.min() and weight.max() <= layer.weight.high
+        assert layer.weight.width <= 4 + 4
         step = np.gcd.reduce(weight, axis=1, keepdims=True)
         assert (np.abs(weight // step) <= 8).all()  # each row is 4 bits wide in its own scale
 
