@@ -124,7 +124,8 @@ class Workspace:
     @property
     def runs(self) -> set[Path]:
         """The runs of the recipe that came to their end."""
-        return {p.parent for p in (self.root / "runs").glob("small-[0-9]*/report.html")}
+        ended = {p.parent for p in (self.root / "runs").glob("*/report.html")}
+        return {p for p in ended if not p.name.startswith("small-chip-")}
 
     @property
     def run(self) -> Path:
