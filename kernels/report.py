@@ -14,6 +14,7 @@ from typing import Any
 from . import evidence
 from .evidence import Row
 from .peers import QUANTISED_PEERS
+from .roofline import fused
 from .spec import TARGETS
 
 PEAK = 989e12
@@ -60,8 +61,10 @@ the next: there the backward is far from the least.
 NF4 = """
 ### Bytes of others over ours with W in NF4
 
-The hand-written sequence has 16-bit adapters and adds in place, which bitsandbytes under PEFT does
-not; both are counted as if each launch moved each tensor once.
+Dequantising inside the product is done anew for each row of tiles, which costs arithmetic: by the
+rule in kernels/roofline.py an H100 does so below {rows} rows at K=N=4096, and from there on makes a
+16-bit copy of W first (split). The hand-written sequence has 16-bit adapters and adds in place,
+which bitsandbytes under PEFT does not; both are counted as if each launch moved each tensor once.
 
 """
 
@@ -112,7 +115,9 @@ def document(found: Row) -> str:
                 if r["shape"] == shape
             ],
         )
-    text += NF4 + table(["shape", "direction", *QUANTISED_PEERS], fewer(found["traffic"]))
+    split = next(m for m in range(64, 1 << 17, 64) if not fused(m, 4096, 4096, "nf4", "sm_90"))
+    text += NF4.format(rows=split)
+    text += table(["shape", "direction", "layer", *QUANTISED_PEERS], fewer(found["traffic"]))
     text += f"\n![Modelled rooflines]({PICTURE})\n"
     if found["faults"]:
         text += "\n## Refused by the compile gate\n\n" + "".join(
@@ -122,12 +127,12 @@ def document(found: Row) -> str:
 
 
 def fewer(traffic: list[Row]) -> list[list[str]]:
-    """For each shape and direction that ours has in NF4, how many times its bytes others move."""
+    """How many times the bytes of ours others move, for each shape, direction and way with NF4."""
     of = {(r["shape"], r["direction"], r["layer"]): r["bytes"] for r in traffic}
     return [
-        [*at, *(f"{of[*at, name] / moved:.1f}" for name in QUANTISED_PEERS)]
+        [*at, layer, *(f"{of[*at, name] / moved:.1f}" for name in QUANTISED_PEERS)]
         for (*at, layer), moved in of.items()
-        if layer == "ours, NF4"
+        if layer.startswith("ours, NF4")
     ]
 
 

@@ -94,14 +94,15 @@ def test_no_more_than_one_layers_weights_are_held(monkeypatch: pytest.MonkeyPatc
 def test_the_rule_is_the_roofline() -> None:
     """Few rows: fused. Many: split, for the tile is dequantised once for each block of rows."""
     for target in roofline.DEVICES:
-        chosen = [roofline.fused(M, 4096, 4096, "nf4", target) for M in (1, 64, 256, 1 << 17)]
-        # an MI300X has the vector units to dequantise in step with its matrix units
-        assert chosen == [True, True, True, target == "gfx942"]
+        chosen = [roofline.fused(M, 4096, 4096, "nf4", target) for M in (1, 64, 128, 1 << 17)]
+        assert chosen == [True, True, True, False]
+        # int4 is quicker to dequantise: an MI300X does it in step with its matrix units
+        assert roofline.fused(1 << 17, 4096, 4096, "int4", target) == (target == "gfx942")
         crossings = [roofline.fused(M, 4096, 4096, "nf4", target) for M in range(128, 65536, 128)]
         assert sorted(crossings, reverse=True) == crossings  # it changes its mind once
     d = roofline.DEVICES["sm_90"]
     M, N, K = 8192, 4096, 4096
-    inside = 64 * N * K * roofline.OPS / d.vector
+    inside = 64 * N * K * roofline.OPS["nf4"] / d.vector
     before = 2 * M * N * K / d.flops + (2 + 4.13 / 8) * N * K / d.bandwidth + roofline.LAUNCH
     assert inside > before and not roofline.fused(M, N, K, "nf4", "sm_90")
 
