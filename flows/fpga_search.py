@@ -23,7 +23,7 @@ from .. import workspace
 from ..hw import search
 from . import progress as shown
 from .pipeline import check_rows, label_pool, merge_adapter, rename, tune_adapter, version_data
-from .recipe import load
+from .recipe import load_chip
 from .steps import artifacts, registry
 from .steps.run import Run
 
@@ -32,7 +32,7 @@ from .steps.run import Run
 def fpga_search(
     recipe: str = "flows/recipes/home.toml", overrides: list[str] | None = None
 ) -> dict[str, Any]:
-    chosen, root = load(recipe, overrides), workspace()
+    chosen, root = load_chip(recipe, overrides), workspace()
     run = Run(root, chosen, version_data(chosen, root).result())
     rename(f"search {run.name}")
     check_rows(run)
