@@ -99,7 +99,7 @@ class Workspace:
         limit = time.monotonic() + 60
         while True:
             tasks = self.ask("task_runs/filter", task_runs={"flow_run_id": {"any_": [run_id]}})
-            states = {t["name"].rsplit("-", 1)[0]: t["state_name"] for t in tasks}
+            states = {t["name"]: t["state_name"] for t in tasks}
             ended = all(t["state_type"] == "COMPLETED" for t in tasks)
             if (ended and len(states) >= count) or time.monotonic() > limit:
                 return states
