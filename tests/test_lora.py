@@ -13,7 +13,7 @@ import triton.language as tl
 
 from trivet.kernels import lora, reference, spec
 from trivet.kernels.lora_kernels import tile_of
-from trivet.kernels.lora_launch import row_group
+from trivet.kernels.lora_launch import narrow, row_group
 from trivet.kernels.roofline import DEVICES
 from trivet.kernels.weight import Weight
 
@@ -101,6 +101,21 @@ def test_the_group_is_what_the_l2_can_hold() -> None:
     assert row_group(panel, 2 * 4096 * 4096, h100) == 1
     assert row_group(panel, 2 * 4096 * 14336, h100) == 33  # 33 MiB of x, 8 columns in a wave
     assert row_group(panel * 14336 // 4096, 2 * 4096 * 14336, h100) == 16  # a wave of 16 by 16
+
+
+@pytest.mark.parametrize(
+    "dtype, rank, dropout, large",
+    [
+        (torch.bfloat16, 16, 0.0, True),
+        (torch.float32, 16, 0.0, False),
+        (torch.float16, 17, 0.0, False),
+        (torch.bfloat16, 8, 0.1, False),
+    ],
+)
+def test_the_large_tile_is_for_what_fits_it(
+    dtype: torch.dtype, rank: int, dropout: float, large: bool
+) -> None:
+    assert narrow(torch.empty(1, dtype=dtype), rank, dropout) == large
 
 
 @pytest.mark.parametrize("gain", [False, True])
