@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from .. import UserError, workspace
-from . import kernels_cli, tables, up
+from . import fpga_cli, kernels_cli, tables, up
 from . import schedule as scheduling
 from .console import AsJson, Overrides, RecipeFile, RunName, conclude, connect, out, run_folder
 from .recipe import load
@@ -29,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(kernels_cli.app, name="kernels")
+app.add_typer(fpga_cli.app, name="fpga")
 
 
 @app.callback()

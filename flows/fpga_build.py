@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow
 
 from .pipeline import follow
-from .recipe import load, validate
+from .recipe import load_chip, validate
 from .steps import registry
 
 
@@ -18,5 +18,5 @@ from .steps import registry
 def fpga_build(model: str = "home@champion", overrides: list[str] | None = None) -> dict[str, Any]:
     """`model`: `name`, `name@alias`, `name/version`, or a recipe file (`*.toml`)."""
     if model.endswith(".toml"):
-        return follow(load(model, overrides))
+        return follow(load_chip(model, overrides))
     return follow(validate(registry.chip_recipe(model), overrides, source=model))

@@ -7,7 +7,7 @@ import typer
 
 from . import tables
 from .console import AsJson, Overrides, RecipeFile, conclude, connect, out
-from .recipe import load
+from .recipe import load_chip
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -30,7 +30,7 @@ def build(
     Example: trivet fpga build home@champion
     """
     if model.endswith(".toml"):
-        load(model, overrides)  # a bad recipe ends here, before any server starts
+        load_chip(model, overrides)  # a bad recipe ends here, before any server starts
     servers = connect()
     from .fpga_build import fpga_build
 
@@ -43,7 +43,7 @@ def search(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = Fa
 
     Goes on where it was stopped. Example: trivet fpga search home.toml fpga.max_lut=5000
     """
-    load(recipe, overrides)
+    load_chip(recipe, overrides)
     servers = connect()
     from .fpga_search import fpga_search
 

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .. import workspace
 from ..hw import search
 from . import progress as shown
 from .pipeline import check_rows, label_pool, merge_adapter, rename, tune_adapter, version_data
-from .recipe import load
+from .recipe import load_chip
 from .steps import artifacts, registry
 from .steps.run import Run
 
@@ -31,7 +32,7 @@ from .steps.run import Run
 def fpga_search(
     recipe: str = "flows/recipes/home.toml", overrides: list[str] | None = None
 ) -> dict[str, Any]:
-    chosen, root = load(recipe, overrides), workspace()
+    chosen, root = load_chip(recipe, overrides), workspace()
     run = Run(root, chosen, version_data(chosen, root).result())
     rename(f"search {run.name}")
     check_rows(run)
@@ -47,9 +48,10 @@ def fpga_search(
     for kind in ("svg", "png"):
         search.picture(trials, best, folder / f"pareto.{kind}", chosen.fpga.max_lut)
     (folder / "chosen.json").write_text(json.dumps(best, indent=1) + "\n")
-    front = [_row(t) | {"chosen": "★" if t == best else ""} for t in search.pareto(trials)]
+    front = [{"": "★" if t == best else ""} | _row(t) for t in search.pareto(trials)]
     create_table_artifact(front, key="pareto", description=f"{len(trials)} students of {run.name}")
-    return {"folder": str(folder), "trials": len(trials), "pareto": front, "chosen": best}
+    found = {"recipe": recipe, "folder": str(folder), "trials": len(trials)}
+    return found | {"pareto": front, "chosen": best}
 
 
 def try_students(run: Run, folder: Path) -> list[search.Trial]:
@@ -79,8 +81,8 @@ def try_students(run: Run, folder: Path) -> list[search.Trial]:
                 break
             names = [f"trial {len(done) + at}" for at in range(1, len(points) + 1)]
             started = [
-                watched.submit(copy_context().run, trial, *words)
-                for words in zip(names, points, strict=True)
+                watched.submit(copy_context().run, partial(trial, name, point))
+                for name, point in zip(names, points, strict=True)
             ]
             for job in started:
                 job.result()
@@ -89,8 +91,13 @@ def try_students(run: Run, folder: Path) -> list[search.Trial]:
 
 
 def _row(trial: search.Trial) -> dict[str, Any]:
-    point = {k: str(v) for k, v in trial["point"].items()}
-    return {"accuracy": round(trial["accuracy"], 4), "lut": round(search.lut(trial))} | {
+    point = {name: "/".join(map(str, values)) for name, values in trial["point"].items()}
+    zero = "/".join(f"{100 * share:.0f}" for share in trial["point"]["sparsity"])
+    words = f"weights {point['weight_bits']} bit, {zero} % zero; activations "
+    return {
+        "accuracy": f"{trial['accuracy']:.1%}",
+        "LUT": f"{search.lut(trial):,.0f}",
         "cycles": trial["cycles"],
-        **point,
+        "hidden": point.get("hidden", "own"),
+        "student": words + f"{point['activation_bits']} bit",
     }

@@ -179,6 +179,14 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     return validate(tree, overrides, str(path))
 
 
+def load_chip(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """`load`, of a recipe that must have a chip. Raises UserError too where it has none."""
+    found = load(path, overrides)
+    if not found.fpga.enabled:
+        raise UserError(f"{path}: fpga.enabled = false, so there is no chip: set it to true.")
+    return found
+
+
 def validate(tree: dict[str, Any], overrides: list[str] | None, source: str) -> Recipe:
     """A recipe from its sections, however they came; `source` is where, for errors as in `load`."""
     for item in overrides or []:

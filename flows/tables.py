@@ -48,7 +48,8 @@ def parity(out: Console, table: dict[str, Any]) -> None:
         )
     out.print(grid)
     if base and base["value"] >= hops[0]["value"]:
-        out.print("The baseline is at least as good as the tuned model here.", style="yellow")
+        tuned = "student" if hops[0]["backend"] == "student-float" else "tuned model"
+        out.print(f"The baseline is at least as good as the {tuned} here.", style="yellow")
     if {"merged", "student-float"} <= {hop["backend"] for hop in hops}:
         out.print(FPGA_NOTE, style="dim")
     if table["promoted"]:
@@ -221,6 +222,7 @@ def search(out: Console, found: dict[str, Any], servers: Servers) -> None:
     rows(found["pareto"], out)
     point = {k: json.dumps(v, separators=(",", ":")) for k, v in found["chosen"]["point"].items()}
     words = " ".join(f"fpga.{key}={value}" for key, value in point.items())
+    out.print(f"★ the most accurate of {found['trials']} within the recipe's budget", style="dim")
     out.print(f"\npicture  {found['folder']}/pareto.png", soft_wrap=True)
     out.print(f"Prefect  {servers.prefect_url}")
-    out.print(f"\nNext:    trivet run RECIPE {words}", soft_wrap=True, markup=False)
+    out.print(f"\nNext:    trivet run {found['recipe']} {words}", soft_wrap=True, markup=False)

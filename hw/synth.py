@@ -15,12 +15,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from .. import UserError
-from . import rtl, tools
-from .fixed import FixedStudent
+from . import tools
 
 TOP = "student"
 REPORT = "synth.json"
@@ -107,24 +105,6 @@ def synthesise(verilog: Path, folder: Path) -> dict[str, Any]:
     (folder / NETLIST).unlink(missing_ok=True)  # many megabytes, and ecp5.ys makes it again
     found["failures"] = failures
     (folder / REPORT).write_text(json.dumps(found, indent=1) + "\n")
-    return found
-
-
-def by_layer(fixed: FixedStudent, folder: Path) -> list[dict[str, Any]]:
-    """The LUTs for xcup of each layer, synthesised alone: `{"layer", "lut"}`, in order.
-
-    Alone, a layer does not share terms with another and knows its inputs by their type only, so the
-    sum is not the whole design's figure. Takes as long as the whole; raises as `area` does.
-    """
-    found = []
-    for at, layer in enumerate(fixed.layers):
-        given = fixed.layers[at - 1].output if at else fixed.given
-        parts = [layer], [fixed.weights[at]], [fixed.biases[at]]
-        alone, name = FixedStudent(given, fixed.shapes[at], *parts), f"{layer.kind}_{at}"
-        with TemporaryDirectory() as verilog:
-            rtl.write(alone, Path(verilog))
-            lut = area(Path(verilog) / "src", folder / name, "xcup")["lut"]
-        found.append({"layer": name, "lut": lut})
     return found
 
 

@@ -52,12 +52,14 @@ def amd(code: str) -> dict[str, int]:
     )
     # An exact division is one v_rcp that v_div_fmas and v_div_fixup put right, and made of FMAs.
     divisions = _count(r"\bv_div_fixup_f(?:16|32)\b", code)
+    # An integer division starts from one v_rcp_iflag times this factor, and ends exact.
+    integers = _count(r"\b0x4f7ffffe\b", code)
     return {
         "registers": int(told["vgpr_count"]),
         "spills": int(told["vgpr_spill_count"]),
         "spill_bytes": int(told["private_segment_fixed_size"]),
         "matrix": _count(MATRIX["hip"], code),
-        "approximate": max(0, _count(APPROXIMATE["hip"], code) - divisions),
+        "approximate": max(0, _count(APPROXIMATE["hip"], code) - divisions - integers),
         "fused": 0 if divisions else _count(FUSED["hip"], code),
     }
 

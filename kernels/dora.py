@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import reference, spec
 from .lora import lora_linear
-from .lora_launch import weight_signature
+from .lora_launch import WEIGHTS_AS, weight_signature
 from .spec import Case, Dims, Kernel, Op, Tensors, Tile
 from .weight import NF4, Int4, Weight, weight_tile
 
@@ -35,7 +35,7 @@ def row_norm_kernel(
     total = tl.zeros((BLOCK_N, 1), tl.float32)
     for k0 in range(0, K, BLOCK_K):
         k = (k0 + tl.arange(0, BLOCK_K))[None, :]
-        v = weight_tile(w, s0, s1, s2, s3, n, k, N, K, stride_w, FORMAT, BLOCK, DOUBLE)
+        v = weight_tile(w, s0, s1, s2, s3, n, k0, N, K, stride_w, FORMAT, BLOCK, DOUBLE, BLOCK_K)
         v = v.to(tl.float32)
         for r0 in range(0, R, RANK):
             c = r0 + tl.arange(0, RANK)[None, :]
@@ -50,8 +50,9 @@ def row_norm_kernel(
 def launch_row_norm(w: Weight, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """‖W + s·B A‖ of each row, float32 [N]."""
     (N, R), K = b.shape, a.shape[1]
+    w = w if w.tiled else Weight.of(w.dense(torch.float32))
     norm = torch.empty(N, dtype=torch.float32, device=b.device)
-    ROW_NORM.launch(
+    ROW_NORM[w.format].launch(
         lambda t: (triton.cdiv(N, t["BLOCK_N"]),),
         *w.pointers(), a, b, norm, N, K, R, w.data.stride(0), scale, **w.constants(), RANK=16,
     )  # fmt: skip
@@ -102,16 +103,20 @@ def dora_linear(
     return lora_linear(x, w, bias, a, b, scale, gain=magnitude / norm)
 
 
-ROW_NORM = Kernel(
-    row_norm_kernel,
-    {**weight_signature("*bf16"), "a": "*fp32", "b": "*fp32", "norm": "*fp32",
-     "N": "i32", "K": "i32", "R": "i32", "stride_w": "i32", "scale": "fp32"},
-    tiles={
-        "*": Tile({"BLOCK_N": 32, "BLOCK_K": 64}, 4, 2),
-        "interpreter": Tile({"BLOCK_N": 32, "BLOCK_K": 32}),
-    },
-    constants=({"FORMAT": 0, "BLOCK": 0, "DOUBLE": False, "RANK": 16},),
-)  # fmt: skip
+ROW_NORM = {
+    format: Kernel(
+        row_norm_kernel,
+        {**weight_signature(*types), "a": "*fp32", "b": "*fp32", "norm": "*fp32",
+         "N": "i32", "K": "i32", "R": "i32", "stride_w": "i32", "scale": "fp32"},
+        tiles={
+            "*": Tile({"BLOCK_N": 32, "BLOCK_K": 64}, 4, 2),
+            "interpreter": Tile({"BLOCK_N": 32, "BLOCK_K": 32}),
+        },
+        constants=({**constants, "RANK": 16},),
+        label=f"row_norm_kernel {format}",
+    )
+    for format, (types, constants) in WEIGHTS_AS.items()
+}  # fmt: skip
 
 
 def case(dims: Dims, dtype: torch.dtype, seed: int) -> Case:
@@ -131,7 +136,7 @@ def case(dims: Dims, dtype: torch.dtype, seed: int) -> Case:
 
 OP = Op(
     "dora_row_norm",
-    (ROW_NORM,),
+    tuple(ROW_NORM.values()),
     case,
     dims={"N": (1, 31, 64, 97), "K": (1, 17, 64, 100), "R": (4, 16, 40)},
     launches=1,

@@ -36,6 +36,7 @@ TARGET = "sm_90"  # the meter's model is an H100's
 SHAPES = (Shape(8192, 4096, 4096), Shape(8192, 4096, 14336), Shape(256, 4096, 4096))
 DIRECTIONS = ("forward", "backward")
 SEED = 0
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # of an element of W, its doubly quantised scale with it
 
 Row = dict[str, Any]
 Progress = Callable[[float], None]
@@ -56,12 +57,12 @@ def collect(progress: Progress = lambda share: None, shapes: tuple[Shape, ...] =
 
 
 def residency(made: list[offline.Compiled]) -> dict[tuple[str, str], int]:
-    """Programs that an SM holds at once, by kernel and tile; the fewest of its variants."""
+    """Programs that an SM holds at once, by kernel and tile, of its first variant: the plain layer,
+    which is the one that `ours` meters."""
     found: dict[tuple[str, str], int] = {}
     for c in made:
         if c.target == TARGET and not c.failure:
-            key = (c.kernel, c.tile)
-            found[key] = min(found.get(key, c.resident), c.resident)
+            found.setdefault((c.kernel, c.tile), c.resident)
     return found
 
 
@@ -131,12 +132,18 @@ def traffic(
         for way in DIRECTIONS
         if not quantised or at.N == at.K  # NF4 is slow to walk: not at the largest shape
     ]
+    made: list[Moved] = []
     # spawned: a forked child would inherit torch's threads in whatever state they are
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        for job, moved in zip(todo, pool.map(_ours, todo), strict=True):
-            name = "ours, NF4" if job.quantised else "ours"
-            rows.append(_row(job.at, job.way, name, moved, job.quantised))
-            progress(len(rows) / len(todo))
+        for moved in pool.map(_ours, todo):
+            made.append(moved)
+            progress(len(made) / len(todo))
+    for job, moved in zip(todo, made, strict=True):
+        name = "ours, NF4" if job.quantised else "ours"
+        rows.append(_row(job.at, job.way, name, moved, job.quantised))
+    for job, moved in zip(todo, made, strict=True):
+        if not job.quantised:
+            rows.append(_row(job.at, job.way, "ours, NF4 split", split(job.at, moved), True))
     for at in shapes:
         for name, peer in (peers.PEERS | peers.QUANTISED_PEERS).items():
             quantised = name in peers.QUANTISED_PEERS
@@ -159,9 +166,14 @@ def _row(at: Shape, way: str, who: str, moved: Moved, quantised: bool) -> Row:
     }
 
 
+def split(at: Shape, dense: Moved) -> Moved:
+    """Our dense layer after a launch that makes W 16-bit, as roofline.py has it for many rows."""
+    return Moved(dense.launches + 1, dense.bytes + int(at.N * at.K * (NF4_BYTES + 2)), dense.saved)
+
+
 def compulsory(at: Shape, way: str, quantised: bool = False) -> int:
     """Bytes of the layer's inputs and outputs: 16-bit activations, 32-bit adapters."""
-    weight = at.N * at.K * (0.5 + 1 / 64 + 4 / (64 * 256) if quantised else 2)
+    weight = at.N * at.K * (NF4_BYTES if quantised else 2)
     adapters = 4 * at.R * (at.K + at.N)
     activations = 2 * at.M * (at.K + at.N)
     if way == "forward":  # x, W, A, B -> y

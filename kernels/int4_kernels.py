@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .nf4_kernels import spread
 from .spec import Kernel, Tile
 
 
@@ -38,24 +39,34 @@ def extreme(low, high, first):
 
 @triton.jit
 def int4_tile(
-    packed_ptr, scale_ptr, zero_ptr, n, k, K, mask, BLOCK: tl.constexpr, ASYM: tl.constexpr
-):
-    """w' at rows n [., 1] and columns k [1, .] in float32, 0 where masked.
+    packed_ptr, scale_ptr, zero_ptr, n, k0, N, K,
+    BLOCK: tl.constexpr, ASYM: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """w' at rows n [., 1] and columns k0 … k0 + WIDTH - 1 in float32, 0 outside [N, K].
 
-    Without ASYM zero_ptr is not read. One product after an exact difference: no contraction.
+    k0 is a multiple of WIDTH. Without ASYM zero_ptr is not read. One product after an exact
+    difference: no contraction.
     """
     blocks = tl.cdiv(K, BLOCK)
     row = n.to(tl.int64)
-    byte = tl.load(packed_ptr + row * (blocks * (BLOCK // 2)) + k // 2, mask=mask, other=0)
-    q = (byte.to(tl.int32) >> (k % 2 * 4)) & 15
-    block = k // BLOCK
-    scale = tl.load(scale_ptr + row * blocks + block, mask=mask, other=0.0).to(tl.float32)
+    half = k0 // 2 + tl.arange(0, WIDTH // 2)[None, :]
+    byte = tl.load(
+        packed_ptr + row * (blocks * (BLOCK // 2)) + half, mask=(n < N) & (2 * half < K), other=0
+    ).to(tl.int32)
+    SPAN: tl.constexpr = min(BLOCK, WIDTH)
+    block = k0 // BLOCK + tl.arange(0, WIDTH // SPAN)[None, :]
+    inside = (n < N) & (block < blocks)
+    scale = tl.load(scale_ptr + row * blocks + block, mask=inside, other=0.0).to(tl.float32)
     if ASYM:
-        pair = tl.load(zero_ptr + row * tl.cdiv(blocks, 2) + block // 2, mask=mask, other=0)
-        q -= (pair.to(tl.int32) >> (block % 2 * 4)) & 15
+        pair = tl.load(zero_ptr + row * tl.cdiv(blocks, 2) + block // 2, mask=inside, other=0)
+        zero = spread((pair.to(tl.int32) >> (block % 2 * 4)) & 15, SPAN // 2)
     else:
-        q -= 8
-    return q.to(tl.float32) * scale
+        zero = 8
+    scale = spread(scale, SPAN // 2)
+    even = ((byte & 15) - zero).to(tl.float32) * scale
+    odd = ((byte >> 4) - zero).to(tl.float32) * scale
+    k = k0 + tl.arange(0, WIDTH)[None, :]
+    return tl.where(k < K, tl.interleave(even, odd), 0.0)
 
 
 @triton.jit

@@ -4,7 +4,10 @@ Forward is one launch: the tile that multiplies by W also makes its rows of h, w
 more arithmetic and spares h's way through memory between two GEMMs. Backward is two: dx (which
 leaves t·s/(1 − p) behind), then dA and dB. Nothing is added atomically and each sum has one order,
 so repeats are bit-equal. The dropout mask is a function of (seed, row, column), drawn anew in each
-kernel.
+kernel; `boost` is 1/(1 − p), which the host divides.
+
+With a quantised W the product is promised no bytes, but the tile of W is: compiled without
+contraction it is the one that the dequantise kernels make, so fused and split multiply the same W.
 
 Not covered: above rank 32 the forward makes h in chunks of 32 and reads x again for each, and dx
 reads dy again.
@@ -17,11 +20,12 @@ from .weight import weight_tile
 
 
 @triton.jit
-def tile_of(pid, rows, columns, GROUP: tl.constexpr):
-    """Tile (row, column) of program `pid`: down GROUP rows, then one column on; keeps L2 warm."""
-    width = GROUP * columns
-    first = (pid // width) * GROUP
-    height = min(rows - first, GROUP)
+def tile_of(pid, rows, columns, group):
+    """Tile (row, column) of program `pid`: down `group` rows, then one column on, so that what is
+    read twice is still in the L2; lora_launch.py chooses the group."""
+    width = group * columns
+    first = (pid // width) * group
+    height = min(rows - first, group)
     return first + (pid % width) % height, (pid % width) // height
 
 
@@ -34,14 +38,14 @@ def kept(seed, p, m, k, K):
 @triton.jit
 def lora_forward_kernel(
     x, w, s0, s1, s2, s3, bias, a, b, gain, y, h,
-    M, N, K, R, stride_x, stride_w, scale, p, seed,
+    M, N, K, R, stride_x, stride_w, group, scale, p, boost, seed,
     FORMAT: tl.constexpr, BLOCK: tl.constexpr, DOUBLE: tl.constexpr,
     BIAS: tl.constexpr, GAIN: tl.constexpr, DROPOUT: tl.constexpr,
     RANK: tl.constexpr, CHUNKED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One [BLOCK_M, BLOCK_N] tile of y; the first column of tiles also writes h."""
-    i, j = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP)
+    i, j = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), group)
     m = (i * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     n = (j * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
     r = tl.arange(0, RANK)[:, None]
@@ -51,13 +55,13 @@ def lora_forward_kernel(
     for k0 in range(0, K, BLOCK_K):
         k = (k0 + tl.arange(0, BLOCK_K))[None, :]
         xt = tl.load(x_row + k, mask=(m < M) & (k < K), other=0.0)
-        wt = weight_tile(w, s0, s1, s2, s3, n, k, N, K, stride_w, FORMAT, BLOCK, DOUBLE)
+        wt = weight_tile(w, s0, s1, s2, s3, n, k0, N, K, stride_w, FORMAT, BLOCK, DOUBLE, BLOCK_K)
         at = tl.load(a + r * K + k, mask=(r < R) & (k < K), other=0.0).to(xt.dtype)
         acc = tl.dot(xt, tl.trans(wt.to(xt.dtype)), acc, input_precision="ieee")
         if DROPOUT:
             xt = tl.where(kept(seed, p, m, k, K), xt, 0.0).to(xt.dtype)
         low = tl.dot(xt, tl.trans(at), low, input_precision="ieee")
-    low *= 1.0 / (1.0 - p)
+    low *= boost
     c = tl.arange(0, RANK)[None, :]
     tl.store(h + m * R + c, low.to(x.dtype.element_ty), mask=(m < M) & (c < R) & (j == 0))
     bt = tl.load(b + n * R + c, mask=(n < N) & (c < R), other=0.0).to(x.dtype.element_ty)
@@ -72,7 +76,7 @@ def lora_forward_kernel(
                 if DROPOUT:
                     xt = tl.where(kept(seed, p, m, k, K), xt, 0.0).to(xt.dtype)
                 low = tl.dot(xt, tl.trans(at.to(xt.dtype)), low, input_precision="ieee")
-            low *= 1.0 / (1.0 - p)
+            low *= boost
             c = r0 + tl.arange(0, RANK)[None, :]
             tl.store(h + m * R + c, low.to(x.dtype.element_ty), mask=(m < M) & (c < R) & (j == 0))
             bt = tl.load(b + n * R + c, mask=(n < N) & (c < R), other=0.0).to(x.dtype.element_ty)
@@ -83,19 +87,20 @@ def lora_forward_kernel(
     if BIAS:
         acc += tl.load(bias + col, mask=col < N, other=0.0).to(tl.float32)
     y_row = y + m.to(tl.int64) * N
-    tl.store(y_row + col, acc.to(y.dtype.element_ty), mask=(m < M) & (col < N))
+    out = acc.to(y.dtype.element_ty)
+    tl.store(y_row + col, out, mask=(m < M) & (col < N), eviction_policy="evict_first")
 
 
 @triton.jit
 def lora_dx_kernel(
     dy, w, s0, s1, s2, s3, a, b, gain, dx, t,
-    M, N, K, R, stride_w, scale, p, seed,
+    M, N, K, R, stride_w, group, scale, p, boost, seed,
     FORMAT: tl.constexpr, BLOCK: tl.constexpr, DOUBLE: tl.constexpr,
     GAIN: tl.constexpr, DROPOUT: tl.constexpr, RANK: tl.constexpr, CHUNKED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One [BLOCK_M, BLOCK_K] tile of dx; the first column of tiles also writes t."""
-    i, j = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(K, BLOCK_K), GROUP)
+    i, j = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(K, BLOCK_K), group)
     m = (i * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     k = (j * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
     dy_row = dy + m.to(tl.int64) * N
@@ -109,13 +114,15 @@ def lora_dx_kernel(
         if GAIN:
             g = tl.load(gain + col, mask=col < N, other=0.0).to(tl.float32)
             dz = (dz.to(tl.float32) * g).to(dz.dtype)
-        wt = weight_tile(w, s0, s1, s2, s3, n, k, N, K, stride_w, FORMAT, BLOCK, DOUBLE)
+        wt = weight_tile(
+            w, s0, s1, s2, s3, n, j * BLOCK_K, N, K, stride_w, FORMAT, BLOCK, DOUBLE, BLOCK_K
+        )
         bt = tl.load(b + n * R + c, mask=(n < N) & (c < R), other=0.0).to(dz.dtype)
         acc = tl.dot(dz, wt.to(dz.dtype), acc, input_precision="ieee")
         low = tl.dot(dz, bt, low, input_precision="ieee")
     r = tl.arange(0, RANK)[:, None]
     at = tl.load(a + r * K + k, mask=(r < R) & (k < K), other=0.0).to(dy.dtype.element_ty)
-    low *= scale / (1.0 - p)
+    low *= scale * boost
     tt = low.to(at.dtype)
     tl.store(t + m * R + c, tt, mask=(m < M) & (c < R) & (j == 0))
     if DROPOUT:
@@ -137,7 +144,7 @@ def lora_dx_kernel(
                 low = tl.dot(dz, bt, low, input_precision="ieee")
             r = r0 + tl.arange(0, RANK)[:, None]
             at = tl.load(a + r * K + k, mask=(r < R) & (k < K), other=0.0).to(dy.dtype.element_ty)
-            low *= scale / (1.0 - p)
+            low *= scale * boost
             tt = low.to(at.dtype)
             tl.store(t + m * R + c, tt, mask=(m < M) & (c < R) & (j == 0))
             if DROPOUT:
@@ -147,7 +154,8 @@ def lora_dx_kernel(
     if DROPOUT:
         acc += tl.where(kept(seed, p, m, k, K), delta, 0.0)
     dx_row = dx + m.to(tl.int64) * K
-    tl.store(dx_row + k, acc.to(dx.dtype.element_ty), mask=(m < M) & (k < K))
+    out = acc.to(dx.dtype.element_ty)
+    tl.store(dx_row + k, out, mask=(m < M) & (k < K), eviction_policy="evict_first")
 
 
 @triton.jit

@@ -1,5 +1,15 @@
 """How the kernels of lora_kernels.py are launched and what they ship as: tiles, types, variants.
 
+The order of the tiles: down `group` rows, then one column on. A wave is the programs that a GPU
+holds at once; it reads `group` row panels (x's BLOCK_M rows, all of K) and wave/group columns of W.
+
+    group = 1              when W takes up at most SHARE of the L2: it stays, x passes by
+    group = SHARE·L2/panel else: the row panels stay, W passes by once for each group
+    group ≥ √wave          where neither stays: a square wave reads the least
+
+and a wave of the last two is made whole columns. For dx, dy and N stand for x and K. What is
+written goes past the L2. docs/kernels.md has the bytes that this leaves.
+
 Not covered: other tiles than those in the tables; see spec.py.
 """
 
@@ -11,7 +21,8 @@ import triton
 from torch import Tensor
 
 from .lora_kernels import lora_dx_kernel, lora_forward_kernel, lora_weights_kernel
-from .spec import Kernel, Tile
+from .roofline import DEVICES, Device
+from .spec import Kernel, Tile, target
 from .weight import Weight
 
 
@@ -25,6 +36,27 @@ def narrow(rank: int, dropout: float) -> bool:
     return rank <= 16 and not dropout
 
 
+# Of the L2, for what is to stay there. Modelled at M=8192, K=N=4096 with all 50 MB of an H100's:
+# 1.00 times the least bytes forward; were only 40 MB of use, W would not stay and it would be 2.4.
+SHARE = 2 / 3
+RESIDENT = 2  # programs on a multiprocessor: what the dense tiles' registers allow on an H100
+
+
+def row_group(panel: int, weight: int, device: Device) -> int:
+    """How many row tiles share a column, from the bytes of a row panel and of W: see above."""
+    wave, room = RESIDENT * device.units, SHARE * device.l2
+    if weight <= room:
+        return 1
+    rows = max(room / panel, wave**0.5)
+    return wave // max(1, round(wave / rows))
+
+
+def _group(kernel: Kernel, x: Tensor, w: Weight) -> int:
+    """The group for x [M, ·] times W; the interpreter takes an H100's."""
+    panel = kernel.tile(target()).sizes["BLOCK_M"] * x.shape[1] * x.element_size()
+    return row_group(panel, w.data.nbytes, DEVICES.get(target(), DEVICES["sm_90"]))
+
+
 def launch_forward(
     x: Tensor, w: Weight, bias: Tensor | None, a: Tensor, b: Tensor, gain: Tensor | None,
     scale: float, dropout: float, seed: int,
@@ -32,10 +64,12 @@ def launch_forward(
     """y [M, N] and h [M, R] in one launch."""
     (M, K), N, R = x.shape, b.shape[0], a.shape[0]
     y, h = x.new_empty(M, N), x.new_empty(M, R)
-    FORWARD[w.format, narrow(R, dropout)].launch(
+    kernel = FORWARD[w.format, narrow(R, dropout)]
+    kernel.launch(
         lambda t: (triton.cdiv(M, t["BLOCK_M"]) * triton.cdiv(N, t["BLOCK_N"]),),
         x, *w.pointers(), _or(bias, x), a, b, _or(gain, x), y, h,
-        M, N, K, R, x.stride(0), w.data.stride(0), scale, dropout, seed,
+        M, N, K, R, x.stride(0), w.data.stride(0), _group(kernel, x, w),
+        scale, dropout, 1 / (1 - dropout), seed,
         **w.constants(), BIAS=bias is not None, GAIN=gain is not None, DROPOUT=dropout > 0,
         RANK=rank_block(R), CHUNKED=rank_block(R) < R,
     )  # fmt: skip
@@ -53,11 +87,13 @@ def launch_backward(
     da, db = torch.empty_like(a), torch.empty_like(b)
     dgain = x.new_empty(0) if gain is None else torch.empty_like(gain)
     with_gain = {"GAIN": gain is not None, "DROPOUT": dropout > 0, "RANK": rank_block(R)}
-    DX[w.format, narrow(R, dropout)].launch(
+    kernel = DX[w.format, narrow(R, dropout)]
+    kernel.launch(
         lambda t: (triton.cdiv(M, t["BLOCK_M"]) * triton.cdiv(K, t["BLOCK_K"]),),
         dy, *w.pointers(), a, b, _or(gain, x), dx, t,
-        M, N, K, R, w.data.stride(0), scale, dropout, seed, **w.constants(), **with_gain,
-        CHUNKED=rank_block(R) < R,
+        M, N, K, R, w.data.stride(0), _group(kernel, dy, w),
+        scale, dropout, 1 / (1 - dropout), seed,
+        **w.constants(), **with_gain, CHUNKED=rank_block(R) < R,
     )  # fmt: skip
     WEIGHTS.launch(
         lambda s: (
@@ -76,14 +112,25 @@ def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
 
 
 def _tile(m: int, n: int, k: int, stages: int = 3) -> Tile:
-    return Tile({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "GROUP": 8}, 8, stages)
+    return Tile({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}, 8, stages)
 
 
 # Chosen by compiling: the largest tiles with at most 200 registers, no spill, and the shared
-# memory that the target has (gfx942: 64 KiB).
-_SMALL = {"interpreter": Tile({"BLOCK_M": 32, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP": 2})}
-FORWARD_TILES = {"*": _tile(128, 128, 64), "gfx942": _tile(128, 128, 64, 2), **_SMALL}
-DX_TILES = {"*": _tile(128, 64, 128), "gfx942": _tile(128, 32, 128, 2), **_SMALL}
+# memory that the target has (gfx942: 64 KiB). What a quantised weight's codes take up in registers
+# goes off the step along the sum, so that its tiles move as many bytes as dense ones.
+_SMALL = {"interpreter": Tile({"BLOCK_M": 32, "BLOCK_N": 64, "BLOCK_K": 32})}
+_FORWARD = {"*": _tile(128, 128, 64), "gfx942": _tile(128, 128, 64, 2), **_SMALL}
+FORWARD_TILES = {
+    "dense": _FORWARD,
+    "nf4": {**_FORWARD, "sm_80": _tile(128, 128, 32)},
+    "int4": {**_FORWARD, "sm_80": _tile(128, 128, 32)},
+}
+_DX = {"*": _tile(128, 64, 128), "gfx942": _tile(128, 32, 128, 2), **_SMALL}
+DX_TILES = {
+    "dense": _DX,
+    "nf4": {**_DX, "sm_80": _tile(128, 16, 128), "sm_90": _tile(128, 32, 128)},
+    "int4": {**_DX, "sm_80": _tile(128, 16, 128), "sm_90": _tile(128, 16, 128)},
+}
 WIDE_FORWARD_TILES = {"*": _tile(64, 64, 32), **_SMALL}
 WIDE_DX_TILES = {"*": _tile(64, 32, 64), **_SMALL}
 
@@ -98,7 +145,7 @@ DORA = PLAIN | {"GAIN": True}
 DROPPED = PLAIN | {"DROPOUT": True}
 CHUNKED = {"GAIN": True, "DROPOUT": True, "RANK": 32, "CHUNKED": True}
 _SIZES = {name: "i32" for name in ("M", "N", "K", "R")}
-_NUMBERS = {"scale": "fp32", "p": "fp32", "seed": "i64"}
+_NUMBERS = {"group": "i32", "scale": "fp32", "p": "fp32", "boost": "fp32", "seed": "i64"}
 
 
 def forward_signature(w: str, *state: str) -> dict[str, str]:
@@ -126,24 +173,24 @@ def weight_signature(w: str, *state: str) -> dict[str, str]:
 def _matmuls(
     fn: Any,
     signature: Callable[..., dict[str, str]],
-    tiles: Mapping[str, Tile],
+    tiles: Mapping[str, Mapping[str, Tile]],
     wide: Mapping[str, Tile],
     flags: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[tuple[str, bool], Kernel]:
     """(format, whether the large tile fits) -> kernel."""
     kernels = {}
     for format, (types, constants) in WEIGHTS_AS.items():
-        for large, table in ((True, tiles), (False, wide)):
+        for large, table in ((True, tiles[format]), (False, wide)):
             variants = [PLAIN, DORA] if large else [DROPPED, CHUNKED]
-            if format != "dense":  # the least and the most: enough to see that they fit
-                variants = variants[:1] if large else variants[1:]
+            if format != "dense" and not large:
+                variants = [CHUNKED]  # it holds all that the other does
             kernels[format, large] = Kernel(
                 fn,
                 signature(*types),
                 table,
                 tuple({**constants, **variant, **flags(variant)} for variant in variants),
                 matmul=True,
-                exact=format != "dense",
+                exact=format != "dense",  # the tile of W that is multiplied, see lora_kernels.py
                 label=f"{fn.__name__} {format}{'' if large else ' wide'}",
             )
     return kernels
@@ -161,7 +208,7 @@ WEIGHTS = Kernel(
     lora_weights_kernel,
     {"dy": "*bf16", "x": "*bf16", "h": "*bf16", "t": "*bf16", "y": "*bf16", "bias": "*bf16",
      "gain": "*fp32", "da": "*fp32", "db": "*fp32", "dgain": "*fp32", **_SIZES, "stride_x": "i32",
-     **_NUMBERS},
+     "scale": "fp32", "p": "fp32", "seed": "i64"},
     tiles={
         "*": Tile({"BLOCK_M": 64, "BLOCK": 64}, 4, 3),
         "interpreter": Tile({"BLOCK_M": 32, "BLOCK": 32}),

@@ -3,8 +3,9 @@
 A level is found by a tree of selects: no table in memory, and no spill where a chain of 15 tests
 has one. Each program takes whole blocks of one flat weight, so an absmax is one program's.
 
-Not covered: contraction. A kernel that uses `nf4_tile` gets bitsandbytes' very bytes only when
-compiled without it, since double quantisation is a product and then a sum.
+Not covered: a tile of a weight whose rows are not whole blocks. Contraction: a kernel that uses
+`nf4_tile` gets bitsandbytes' very bytes only when compiled without it, since double quantisation is
+a product and then a sum.
 """
 
 import torch
@@ -61,20 +62,36 @@ def nf4_absmax(absmax_ptr, code_ptr, absmax2_ptr, offset_ptr, block, mask, DOUBL
 
 
 @triton.jit
-def nf4_tile(
-    packed_ptr, absmax_ptr, code_ptr, absmax2_ptr, offset, element, mask,
-    BLOCK: tl.constexpr, DOUBLE: tl.constexpr,
-):  # fmt: skip
-    """The float32 values of a tile of flat `element` indices (n·K + k), 0 where masked.
+def spread(values, TIMES: tl.constexpr):
+    """[rows, blocks] -> [rows, blocks·TIMES], each value TIMES times."""
+    rows: tl.constexpr = values.shape[0]
+    blocks: tl.constexpr = values.shape[1]
+    return tl.broadcast_to(values[:, :, None], (rows, blocks, TIMES)).reshape(rows, blocks * TIMES)
 
-    `offset` is a pointer to one float32: as a number it would have to come off the GPU. Without
-    DOUBLE the last three pointers are not read. The bytes are bitsandbytes' only in a kernel
-    compiled without contraction (`Kernel(exact=True)`): DOUBLE has a product and a sum.
+
+@triton.jit
+def nf4_tile(
+    packed_ptr, absmax_ptr, code_ptr, absmax2_ptr, offset, n, k0, N, K,
+    BLOCK: tl.constexpr, DOUBLE: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """w' at rows n [., 1] and columns k0 … k0 + WIDTH - 1 in float32, 0 outside [N, K].
+
+    K is a multiple of BLOCK and k0 of WIDTH, so each byte and each absmax is read once, not once
+    for each element. `offset` is a pointer to one float32: as a number it would have to come off
+    the GPU. Without DOUBLE the last three pointers are not read. The bytes are bitsandbytes' only
+    in a kernel compiled without contraction (`Kernel(exact=True)`): DOUBLE has a product and a sum.
     """
-    byte = tl.load(packed_ptr + element // 2, mask=mask, other=0).to(tl.int32)
-    level = nf4_level(tl.where(element % 2 == 0, byte >> 4, byte & 15))
-    absmax = nf4_absmax(absmax_ptr, code_ptr, absmax2_ptr, offset, element // BLOCK, mask, DOUBLE)
-    return tl.where(mask, level * absmax, 0.0)
+    row = n.to(tl.int64)
+    half = k0 // 2 + tl.arange(0, WIDTH // 2)[None, :]
+    byte = tl.load(packed_ptr + row * (K // 2) + half, mask=(n < N) & (2 * half < K), other=0)
+    SPAN: tl.constexpr = min(BLOCK, WIDTH)
+    k = k0 + tl.arange(0, WIDTH // SPAN)[None, :] * SPAN
+    inside = (n < N) & (k < K)
+    block = row * (K // BLOCK) + k // BLOCK
+    absmax = nf4_absmax(absmax_ptr, code_ptr, absmax2_ptr, offset, block, inside, DOUBLE)
+    absmax = spread(tl.where(inside, absmax, 0.0), SPAN // 2)
+    byte = byte.to(tl.int32)
+    return tl.interleave(nf4_level(byte >> 4) * absmax, nf4_level(byte & 15) * absmax)
 
 
 @triton.jit

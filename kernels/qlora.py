@@ -73,12 +73,13 @@ def case(format: str, dims: Dims, dtype: torch.dtype, seed: int) -> Case:
     return Case(ours, lambda: plain(dtype), lambda: plain(torch.float64))
 
 
+_K = {"nf4": (64, 128, 192), "int4": (17, 64, 100)}  # NF4 tiles want whole blocks in a row
 OPS = [
     Op(
         f"qlora_linear {format}",
         (*(k[format, large] for k in (FORWARD, DX) for large in (True, False)), WEIGHTS),
         partial(case, format),
-        dims={"M": (1, 33), "N": (31, 64, 97), "K": (17, 64, 100), "R": (4, 40)},
+        dims={"M": (1, 33), "N": (31, 64, 97), "K": _K[format], "R": (4, 40)},
         launches=3,
     )
     for format in ("nf4", "int4")

@@ -13,6 +13,8 @@ from typing import Any
 
 from . import evidence
 from .evidence import Row
+from .peers import QUANTISED_PEERS
+from .roofline import fused
 from .spec import TARGETS
 
 PEAK = 989e12
@@ -49,6 +51,21 @@ moved once (quantised rows: over those with a weight of 4 bits). Ours contains w
 re-read past an H100's L2; the others are counted as if each launch moved each tensor once, so they
 are flattered. `saved` is kept for backward besides x and the parameters. From {ridge:.0f} FLOP per
 byte on, a layer is bound by arithmetic on an H100 and fewer bytes do not make it faster.
+
+Forward, what is read twice stays in the L2, in an order of the tiles that kernels/lora_launch.py
+chooses from the shape; that counts on all 50 MB. Backward reads x and dy again for dA and dB. Where
+the sum is long (dx at N=14336) a wave reads 60 MB of dy and as much of W, which does not stay for
+the next: there the backward is far from the least.
+"""
+
+NF4 = """
+### Bytes of others over ours with W in NF4
+
+Dequantising inside the product is done anew for each row of tiles, which costs arithmetic: by the
+rule in kernels/roofline.py an H100 does so below {rows} rows at K=N=4096, and from there on makes a
+16-bit copy of W first (split). The hand-written sequence has 16-bit adapters and adds in place,
+which bitsandbytes under PEFT does not; both are counted as if each launch moved each tensor once.
+
 """
 
 
@@ -98,12 +115,25 @@ def document(found: Row) -> str:
                 if r["shape"] == shape
             ],
         )
+    split = next(m for m in range(64, 1 << 17, 64) if not fused(m, 4096, 4096, "nf4", "sm_90"))
+    text += NF4.format(rows=split)
+    text += table(["shape", "direction", "layer", *QUANTISED_PEERS], fewer(found["traffic"]))
     text += f"\n![Modelled rooflines]({PICTURE})\n"
     if found["faults"]:
         text += "\n## Refused by the compile gate\n\n" + "".join(
             f"- {fault}\n" for fault in found["faults"]
         )
     return text
+
+
+def fewer(traffic: list[Row]) -> list[list[str]]:
+    """How many times the bytes of ours others move, for each shape, direction and way with NF4."""
+    of = {(r["shape"], r["direction"], r["layer"]): r["bytes"] for r in traffic}
+    return [
+        [*at, layer, *(f"{of[*at, name] / moved:.1f}" for name in QUANTISED_PEERS)]
+        for (*at, layer), moved in of.items()
+        if layer.startswith("ours, NF4")
+    ]
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -128,7 +158,7 @@ def roofline(traffic: list[Row], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     shapes = list(dict.fromkeys(r["shape"] for r in traffic))
     layers = list(dict.fromkeys(r["layer"] for r in traffic))
@@ -152,10 +182,17 @@ def roofline(traffic: list[Row], path: Path) -> None:
                     label=r["layer"] if r["direction"] == "forward" else None,
                 )
         axis.set(xscale="log", yscale="log", title=shape, xlabel="FLOP per modelled byte")
+        for along, steps in ((axis.xaxis, (1, 2, 4)), (axis.yaxis, (1, 2, 3, 4, 6))):
+            along.set_major_locator(ticker.LogLocator(subs=steps))
+            along.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))  # no powers of ten
+            along.set_minor_formatter(ticker.NullFormatter())
         axis.grid(True, which="both", alpha=0.2)
     axes[0][0].set_ylabel("attainable TFLOP/s, H100 (modelled)")
     axes[0][-1].legend(fontsize=7, loc="lower right")
-    figure.suptitle("Modelled, not measured: bfloat16 LoRA layers under an H100's published roof")
+    figure.suptitle(
+        "Modelled, not measured: bfloat16 LoRA layers under an H100's published roof "
+        "(circles: forward, squares: backward)"
+    )
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)

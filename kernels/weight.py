@@ -3,7 +3,8 @@
 W [N, K], row n for output n. A kernel asks `weight_tile` for a tile and does not know the format;
 plain torch asks `Weight.dense`. The bytes are nf4.py's or int4.py's.
 
-Not covered: formats whose blocks run down a column.
+Not covered: formats whose blocks run down a column; tiles of an NF4 weight whose blocks straddle
+rows (K no multiple of the block): such a layer multiplies a 16-bit copy.
 """
 
 from dataclasses import dataclass, field
@@ -25,17 +26,18 @@ FORMATS = {"dense": 0, "nf4": 1, "int4": 2}
 
 @triton.jit
 def weight_tile(
-    w, s0, s1, s2, s3, n, k, N, K, stride_w,
-    FORMAT: tl.constexpr, BLOCK: tl.constexpr, DOUBLE: tl.constexpr,
+    w, s0, s1, s2, s3, n, k0, N, K, stride_w,
+    FORMAT: tl.constexpr, BLOCK: tl.constexpr, DOUBLE: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """W at rows n [., 1] and columns k [1, .]; FORMAT as in `FORMATS`, s0 … s3 its state."""
-    inside = (n < N) & (k < K)
+    """W at rows n [., 1] and columns k0 … k0 + WIDTH - 1, 0 outside [N, K]; k0 is a multiple of
+    WIDTH, FORMAT as in `FORMATS`, s0 … s3 its state."""
     if FORMAT == 0:
-        tile = tl.load(w + n.to(tl.int64) * stride_w + k, mask=inside, other=0.0)
+        k = (k0 + tl.arange(0, WIDTH))[None, :]
+        tile = tl.load(w + n.to(tl.int64) * stride_w + k, mask=(n < N) & (k < K), other=0.0)
     elif FORMAT == 1:
-        tile = nf4_tile(w, s0, s1, s2, s3, n * K + k, inside, BLOCK, DOUBLE)
+        tile = nf4_tile(w, s0, s1, s2, s3, n, k0, N, K, BLOCK, DOUBLE, WIDTH)
     else:
-        tile = int4_tile(w, s0, s1, n, k, K, inside, BLOCK, DOUBLE)
+        tile = int4_tile(w, s0, s1, n, k0, N, K, BLOCK, DOUBLE, WIDTH)
     return tile
 
 
@@ -62,11 +64,23 @@ class Weight:
         kept = [t for t in state if t is not None]
         return cls(source.packed, kept, format, source.block, source.shape)
 
+    @property
+    def tiled(self) -> bool:
+        """Whether each row is whole blocks: int4's are padded to be, NF4's blocks are of the flat
+        weight."""
+        return self.format != "nf4" or self.shape[1] % self.block == 0
+
     def pointers(self) -> list[Tensor]:
         """`data` and four of state, as `weight_tile` takes them; the unused ones are not read."""
         return [self.data, *self.state, *[self.data] * (4 - len(self.state))]
 
     def constants(self) -> dict[str, Any]:
+        """As `weight_tile` takes them; ValueError for a weight that is not `tiled`."""
+        if not self.tiled:
+            raise ValueError(
+                f"NF4 blocks of {self.block} straddle the rows of a weight of shape {self.shape}: "
+                "multiply its 16-bit copy."
+            )
         return {
             "FORMAT": FORMATS[self.format],
             "BLOCK": self.block,

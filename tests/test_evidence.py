@@ -2,6 +2,7 @@
 Run: .venv/bin/pytest tests/test_evidence.py
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from typer.testing import CliRunner
 
 from trivet import UserError
 from trivet.flows import cli
-from trivet.kernels import bench, evidence, offline, report, spec
+from trivet.kernels import bench, evidence, lora_launch, offline, report, spec
 from trivet.kernels.evidence import TARGET, compulsory, ours
 from trivet.kernels.peers import PEERS, QUANTISED_PEERS, Moved, Shape, count
 
-BIG = Shape(8192, 4096, 4096)
+BIG, LONG, FEW = evidence.SHAPES
 
 
 @pytest.mark.parametrize(
@@ -53,11 +54,50 @@ def test_ours_moves_each_byte_once_while_everything_fits_into_the_cache() -> Non
     assert ours(at, "forward", {}) == Moved(1, compulsory(at, "forward") + h, h)
 
 
-def test_nf4_moves_a_third_of_what_dequantising_first_moves() -> None:
-    at = Shape(128, 1024, 1024)
-    for name, peer in QUANTISED_PEERS.items():
-        for way, moved in zip(evidence.DIRECTIONS, peer(at), strict=True):
-            assert 3 * ours(at, way, {}, quantised=True).bytes < moved.bytes, name
+@pytest.fixture
+def resident(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], int]:
+    """Tiles of what ships on an H100, but 1024 long along the sum, so that a walk takes seconds.
+
+    Programs to an SM as `trivet kernels docs` finds them by compiling.
+    """
+    found = {}
+    for table, along in ((lora_launch.FORWARD, "BLOCK_K"), (lora_launch.DX, "BLOCK_N")):
+        for format, programs in (("dense", 2), ("nf4", 1)):
+            kernel = table[format, True]
+            tile = kernel.tile(TARGET)
+            longer = dataclasses.replace(tile, sizes={**tile.sizes, along: 1024})
+            patched = dataclasses.replace(kernel, tiles={"*": longer})
+            monkeypatch.setitem(table, (format, True), patched)
+            found[kernel.name, offline.described(longer)] = programs
+    return found
+
+
+@pytest.mark.parametrize(
+    "at, way, most", [(BIG, "forward", 1.3), (BIG, "backward", 1.5), (LONG, "forward", 1.3)]
+)
+def test_the_order_of_the_tiles_keeps_what_is_read_twice_in_the_cache(
+    resident: dict[tuple[str, str], int], at: Shape, way: str, most: float
+) -> None:
+    assert ours(at, way, resident).bytes <= most * compulsory(at, way)
+
+
+@pytest.mark.parametrize(
+    "at, name, times",
+    [
+        (BIG, "bitsandbytes + PEFT", (3, 3)),
+        (FEW, "bitsandbytes + PEFT", (6, 6)),
+        (BIG, "dequantise + two GEMMs", (2.8, 2.4)),
+        (FEW, "dequantise + two GEMMs", (6.7, 5.4)),
+    ],
+)
+def test_nf4_moves_a_part_of_what_dequantising_first_moves(
+    resident: dict[tuple[str, str], int], at: Shape, name: str, times: tuple[float, float]
+) -> None:
+    """3 times fewer bytes, and 6 with few rows, than bitsandbytes. A hand-written sequence whose
+    launches move each tensor once is itself within 2.9 times the least that the forward can move.
+    """
+    for way, peer, least in zip(evidence.DIRECTIONS, QUANTISED_PEERS[name](at), times, strict=True):
+        assert least * ours(at, way, resident, quantised=True).bytes <= peer.bytes
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +143,13 @@ def test_the_errors_come_from_an_interpreter() -> None:
     assert row["op"] == "swiglu" and 0 < row["ratio"] <= row["bound"]
 
 
-def test_residency_is_the_least_of_a_kernels_variants() -> None:
+def test_residency_is_that_of_a_kernels_first_variant() -> None:
     made = [
         offline.Compiled("k", v, TARGET, "t", True, False, 200, registers=r, warps=8)
         for v, r in (("a", 96), ("b", 200))
     ]
     assert [c.resident for c in made] == [2, 1]
-    assert evidence.residency(made) == {("k", "t"): 1}
+    assert evidence.residency(made) == {("k", "t"): 2}
 
 
 def test_without_a_gpu_the_bench_says_so_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

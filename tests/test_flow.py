@@ -34,7 +34,11 @@ rank = 4
 enabled = true
 bins = 64
 hidden = [8]
+weight_bits = 3
+activation_bits = 4
+sparsity = [0.8, 0.5]
 epochs = 4
+search_trials = 2
 [gates]
 onnx_int8_points = 20.0
 student_points = 100.0
@@ -42,7 +46,7 @@ fixed_points = 100.0
 """
 
 
-TASKS = 21  # of a run with its FPGA leg
+TASKS = 22  # of a run with its FPGA leg
 
 
 class Workspace:
@@ -77,7 +81,7 @@ class Workspace:
         assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def ask(self, path: str, **body: object) -> list[dict]:
+    def ask(self, path: str, **body: object) -> Any:
         import urllib.request
 
         request = urllib.request.Request(
@@ -89,7 +93,7 @@ class Workspace:
     def flow_run(self, run_id: str) -> dict:
         return self.ask("flow_runs/filter", flow_runs={"id": {"any_": [run_id]}})[0]
 
-    def task_states(self, run_id: str) -> dict[str, str]:
+    def task_states(self, run_id: str, count: int = TASKS) -> dict[str, str]:
         """Each task's name and final state; the server hears of tasks seconds after they end,
         so an answer with fewer of them than a run has is only early."""
         limit = time.monotonic() + 60
@@ -97,13 +101,16 @@ class Workspace:
             tasks = self.ask("task_runs/filter", task_runs={"flow_run_id": {"any_": [run_id]}})
             states = {t["name"].rsplit("-", 1)[0]: t["state_name"] for t in tasks}
             ended = all(t["state_type"] == "COMPLETED" for t in tasks)
-            if (ended and len(states) >= TASKS) or time.monotonic() > limit:
+            if (ended and len(states) >= count) or time.monotonic() > limit:
                 return states
             time.sleep(1)
 
     def fire(self) -> dict:
         """Schedule a run one second ahead and see it to its end."""
-        run_id = self.trivet("schedule", "small.toml", "--in", "1").split()[-1]
+        return self.end(self.trivet("schedule", "small.toml", "--in", "1").split()[-1])
+
+    def end(self, run_id: str) -> dict:
+        """A flow run, once it has ended."""
         limit = time.monotonic() + 900
         while (found := self.flow_run(run_id))["state_type"] not in (
             "COMPLETED",
@@ -115,8 +122,14 @@ class Workspace:
         return found
 
     @property
+    def runs(self) -> set[Path]:
+        """The runs of the recipe that came to their end."""
+        ended = {p.parent for p in (self.root / "runs").glob("*/report.html")}
+        return {p for p in ended if not p.name.startswith("small-chip-")}
+
+    @property
     def run(self) -> Path:
-        (found,) = (self.root / "runs").iterdir()
+        (found,) = self.runs
         return found
 
 
@@ -207,6 +220,42 @@ def test_a_run_answers(at: Workspace) -> None:
     assert "is not there" in at.trivet("predict", "nothing", "x", code=2)
 
 
+def test_the_chip_of_the_champion_is_built_by_its_own_deployment(at: Workspace) -> None:
+    deployment = at.ask("deployments/filter", deployments={"name": {"any_": ["fpga-build"]}})[0]
+    path = f"deployments/{deployment['id']}/create_flow_run"
+    found = at.end(
+        at.ask(path, parameters={"model": "small@champion"}, state={"type": "SCHEDULED"})["id"]
+    )
+    assert found["state_name"] == "Completed", found["state"]["message"]
+    assert found["name"].startswith("small-chip-")
+    states = at.task_states(found["id"], 14)
+    assert len(states) == 14 and set(states.values()) == {"Completed"}, states
+    run = at.root / "runs" / found["name"]
+    hops = {hop["backend"]: hop for hop in json.loads((run / "parity.json").read_text())["hops"]}
+    assert [*hops] == ["student-float", "student-fixed", "hls-csim", "alkaid", "rtl"]
+    assert hops["rtl"]["exact"] and hops["rtl"]["value"] == hops["student-fixed"]["value"]
+    weights = Path("student", "fixed.safetensors")
+    assert (run / weights).read_bytes() == (at.run / weights).read_bytes()
+    assert "LUT" in (run / "report.html").read_text()
+
+
+def test_a_search_goes_on_where_it_was_stopped(at: Workspace) -> None:
+    found = at.json("fpga", "search", "small.toml")
+    trials = list(Path(found["folder"], "trials").glob("*.json"))
+    assert found["trials"] == len(trials) == 2
+    assert found["chosen"]["cost"] > 0 and found["pareto"]
+    before = {file: file.stat().st_mtime_ns for file in trials}
+    more = at.json("fpga", "search", "small.toml", "fpga.search_trials=3", "fpga.max_lut=90000")
+    assert more["trials"] == 3 and more["folder"] == found["folder"]
+    assert all(file.stat().st_mtime_ns == then for file, then in before.items())
+    flows = at.ask("flow_runs/filter", flows={"name": {"any_": ["fpga-trial"]}})
+    assert len(flows) == 3 and all(f["parent_task_run_id"] for f in flows)
+    assert Path(found["folder"], "pareto.png").stat().st_size > 10_000
+    assert "none of 3 students fits" in at.trivet(
+        "fpga", "search", "small.toml", "fpga.search_trials=3", "fpga.max_lut=1", code=2
+    )
+
+
 def test_a_damaged_export_is_refused_and_the_champion_stays(at: Workspace) -> None:
     """The int8 model's weights are scaled where it lies; a new recipe would ship it."""
     first = at.run
@@ -223,7 +272,7 @@ def test_a_damaged_export_is_refused_and_the_champion_stays(at: Workspace) -> No
     # one unit less than the first gate: another lineage, the same artifacts
     said = at.trivet("run", "small.toml", "gates.onnx_int8_points=19.0", code=3)
     assert "Refused: onnx-int8" in said and "at most 19 points of accuracy below onnx-fp32" in said
-    (second,) = set((at.root / "runs").iterdir()) - {first}
+    (second,) = at.runs - {first}
     parity = json.loads((second / "parity.json").read_text())
     assert not parity["promoted"] and [r["backend"] for r in parity["refused"]] == ["onnx-int8"]
     (chain,) = at.json("why")

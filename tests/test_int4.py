@@ -127,24 +127,26 @@ def test_matmulnbits_multiplies_our_bytes_as_we_do(K: int, block: int, symmetric
 
 @triton.jit
 def _tile(p, s, z, out, N, K, BLOCK: tl.constexpr, ASYM: tl.constexpr, S: tl.constexpr):
-    n, k = tl.arange(0, 4)[:, None] - 1, tl.program_id(0) * S + tl.arange(0, S)[None, :]
-    mask = (n >= 0) & (n < N) & (k < K)
-    w = int4.int4_tile(p, s, z, n, k, K, mask, BLOCK, ASYM)
-    tl.store(out + (n + 1) * (tl.num_programs(0) * S) + k, w)
+    n, k0 = tl.arange(0, 4)[:, None], tl.program_id(0) * S
+    w = int4.int4_tile(p, s, z, n, k0, N, K, BLOCK, ASYM, S)
+    tl.store(out + n * (tl.num_programs(0) * S) + k0 + tl.arange(0, S)[None, :], w)
 
 
+@pytest.mark.parametrize("width", [16, 64])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_tile_is_the_dequantised_weight(dtype: torch.dtype, symmetric: bool) -> None:
+def test_a_tile_is_the_dequantised_weight(dtype: torch.dtype, symmetric: bool, width: int) -> None:
+    """Tiles narrower and wider than a block, and beyond the last row and column."""
     s = int4.quantise(weight("normal", 101, dtype)[:2], 32, symmetric)
     out = torch.empty(4, 128)
-    kernel = spec.Kernel(_tile, {}, {"*": spec.Tile({"S": 64})})
+    kernel = spec.Kernel(_tile, {}, {"*": spec.Tile({"S": width})})
     zeros = s.packed if s.zeros is None else s.zeros
     kernel.launch(
-        lambda t: (2,), s.packed, s.scales, zeros, out, 2, 101, BLOCK=32, ASYM=not symmetric
-    )
+        lambda t: (128 // width,), s.packed, s.scales, zeros, out, 2, 101,
+        BLOCK=32, ASYM=not symmetric,
+    )  # fmt: skip
     wanted = torch.zeros(4, 128)
-    wanted[1:3, :101] = s.dequantise()
+    wanted[:2, :101] = s.dequantise()
     assert torch.equal(out, wanted)
 
 

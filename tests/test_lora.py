@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
-from trivet.kernels import lora, reference
+from trivet.kernels import lora, reference, spec
+from trivet.kernels.lora_kernels import tile_of
+from trivet.kernels.lora_launch import row_group
+from trivet.kernels.roofline import DEVICES
 from trivet.kernels.weight import Weight
 
 
@@ -69,6 +74,33 @@ def test_dropout_is_the_same_mask_backward() -> None:
     )
     _, h = lora.cpu_forward(torch.ones(M, K), Weight.of(w), None, one, b, None, 1.0, p, 7)
     assert torch.equal(h != 0, dx[:, :4] != 0) and 0.4 < (dx == 0).float().mean() < 0.6
+
+
+@triton.jit
+def _order(out, rows, columns, group):
+    i, j = tile_of(tl.program_id(0), rows, columns, group)
+    tl.store(out + i * columns + j, tl.program_id(0))
+
+
+def test_each_tile_is_one_programs() -> None:
+    """Down the group's rows, then a column on; the last group has what rows are left."""
+    orders = []
+    for group in (1, 2, 7):
+        out = torch.full((5, 3), -1)
+        spec.Kernel(_order, {}, {"*": spec.Tile({})}).launch(lambda t: (15,), out, 5, 3, group)
+        assert sorted(out.view(-1).tolist()) == list(range(15))
+        orders.append(out.tolist())
+    assert orders[0] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12, 13, 14]]
+    assert orders[1] == [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11], [12, 13, 14]]
+    assert orders[2] == [[0, 5, 10], [1, 6, 11], [2, 7, 12], [3, 8, 13], [4, 9, 14]]
+
+
+def test_the_group_is_what_the_l2_can_hold() -> None:
+    """In row tiles of 128, 16 bits, on an H100: W stays; x's panels stay; neither can."""
+    h100, panel = DEVICES["sm_90"], 128 * 4096 * 2
+    assert row_group(panel, 2 * 4096 * 4096, h100) == 1
+    assert row_group(panel, 2 * 4096 * 14336, h100) == 33  # 33 MiB of x, 8 columns in a wave
+    assert row_group(panel * 14336 // 4096, 2 * 4096 * 14336, h100) == 16  # a wave of 16 by 16
 
 
 @pytest.mark.parametrize("gain", [False, True])

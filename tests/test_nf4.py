@@ -141,27 +141,26 @@ def test_denormal_and_nan_bfloat16_is_float32_rounded() -> None:
 
 
 @triton.jit
-def _gather(p, a, c, a2, o, at, out, n, BLOCK: tl.constexpr, DOUBLE: tl.constexpr, S: tl.constexpr):
-    i = tl.arange(0, S)
-    element = tl.load(at + i)
-    w = nf4.nf4_tile(p, a, c, a2, o, element, element < n, BLOCK, DOUBLE)
-    tl.store(out + i, w)
+def _tile(p, a, c, a2, o, out, N, K, BLOCK: tl.constexpr, DOUBLE: tl.constexpr, S: tl.constexpr):
+    n, k0 = tl.arange(0, 4)[:, None], tl.program_id(0) * S
+    w = nf4.nf4_tile(p, a, c, a2, o, n, k0, N, K, BLOCK, DOUBLE, S)
+    tl.store(out + n * (tl.num_programs(0) * S) + k0 + tl.arange(0, S)[None, :], w)
 
 
-@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+@pytest.mark.parametrize("width", [32, 128])
 @pytest.mark.parametrize("double", [False, True])
-def test_a_tile_is_the_dequantised_weight(double: bool, index: torch.dtype) -> None:
-    s = nf4.quantise(weight("normal", (9, 77)), 64, double)
-    at = torch.randint(0, 800, (1024,), generator=torch.Generator().manual_seed(1))
+def test_a_tile_is_the_dequantised_weight(double: bool, width: int) -> None:
+    """Tiles narrower and wider than a block, and beyond the last row and column."""
+    s = nf4.quantise(weight("normal", (3, 192)), 64, double)
     state = (s.code, s.absmax2, s.offset) if double else (s.absmax,) * 3
-    out = torch.empty(1024)
-    kernel = spec.Kernel(_gather, {}, {"*": spec.Tile({"S": 1024})}, exact=True)
+    out = torch.empty(4, 256)
+    kernel = spec.Kernel(_tile, {}, {"*": spec.Tile({"S": width})}, exact=True)
     kernel.launch(
-        lambda t: (1,), s.packed, s.absmax, *state, at.to(index), out, 9 * 77,
-        BLOCK=64, DOUBLE=double,
-    )  # fmt: skip
-    wanted = torch.where(at < 693, s.dequantise().view(-1)[at.clamp(max=692)], 0.0)
-    assert (at >= 693).any() and torch.equal(out, wanted)
+        lambda t: (256 // width,), s.packed, s.absmax, *state, out, 3, 192, BLOCK=64, DOUBLE=double
+    )
+    wanted = torch.zeros(4, 256)
+    wanted[:3, :192] = s.dequantise()
+    assert torch.equal(out, wanted)
 
 
 def quantised_layer(double: bool = True) -> bnb.nn.Linear4bit:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trivet.kernels import spec
+from trivet.kernels import assembly, spec
 from trivet.kernels.offline import Compiled, compile_all, faults, jobs
 
 
@@ -58,3 +58,10 @@ def test_the_gate_refuses_what_must_not_ship(
 def test_the_gate_refuses_more_shared_memory_than_there_is() -> None:
     compiled = Compiled("k", "", "gfx942", "", False, False, 200, registers=8, shared=65537)
     assert "uses 65537 bytes of shared memory, 65536 are there" in faults(compiled)[0]
+
+
+def test_an_integer_division_on_amd_is_no_approximate_one() -> None:
+    told = ".vgpr_count: 8\n.vgpr_spill_count: 0\n.private_segment_fixed_size: 0\n"
+    integer = "v_rcp_iflag_f32_e32 v1, v1\nv_mul_f32_e32 v1, 0x4f7ffffe, v1\n"
+    assert assembly.amd(told + integer)["approximate"] == 0
+    assert assembly.amd(told + integer + "v_rcp_f32_e32 v2, v2\n")["approximate"] == 1

@@ -6,7 +6,7 @@ Run: .venv/bin/pytest tests/test_recipe.py
 import pytest
 
 from trivet import UserError
-from trivet.flows.recipe import SHIPPED, load
+from trivet.flows.recipe import SHIPPED, load, load_chip
 
 
 @pytest.mark.parametrize("file", sorted(p.name for p in SHIPPED.glob("*.toml")))
@@ -63,3 +63,9 @@ def test_files_that_are_no_recipes(tmp_path) -> None:
     (tmp_path / "bad.toml").write_text("[data\nsource=1")
     with pytest.raises(UserError, match="not TOML"):
         load(tmp_path / "bad.toml")
+
+
+def test_a_chip_is_asked_for_only_where_there_is_one() -> None:
+    assert load_chip("digits.toml").tune is None
+    with pytest.raises(UserError, match=r"chat\.toml: fpga\.enabled = false"):
+        load_chip("chat.toml")

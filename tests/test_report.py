@@ -36,10 +36,13 @@ METRIC = {
 }
 
 
-def make_run(folder: Path, task: str = "classify", damaged: str = "", wins: bool = True) -> Path:
+def make_run(
+    folder: Path, task: str = "classify", damaged: str = "", wins: bool = True, failed: str = ""
+) -> Path:
     """A run's JSON files: logits that drift a little from hop to hop, judged by the real gates.
 
-    The backend `damaged` answers at random. `wins`: the tuned model beats the baseline.
+    The backend `damaged` answers at random. `wins`: the tuned model beats the baseline. The tool of
+    the backend `failed` broke.
     """
     fpga = {"enabled": task == "classify"}
     chosen = {"source": "home", "task": task, "rows": 150}
@@ -77,7 +80,10 @@ def make_run(folder: Path, task: str = "classify", damaged: str = "", wins: bool
         }
     run = folder / "home-4c2b11e-9f0a7d3"
     run.mkdir()
-    table = parity.table(recipe, run.name, scored, baseline, threads=2)
+    missing = {failed: "verilator failed with 1"} if failed else {}
+    table = parity.table(
+        recipe, run.name, [s for s in scored if s.backend != failed], baseline, 2, missing
+    )
 
     def save(name: str, content: Any) -> None:
         (run / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
@@ -233,6 +239,15 @@ def test_a_refused_hop_is_red_and_named(tmp_path: Path) -> None:
     said = f"onnx-int8 broke its gate. Measured: {refused['measured']}. Gate: {refused['gate']}."
     assert said in words_of(page)
     assert "Promoted." not in page
+
+
+def test_a_hop_whose_tool_failed_is_refused_and_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path, failed="rtl")
+    text = words_of(page_of(run))
+    table = json.loads((run / "parity.json").read_text())
+    assert not table["promoted"] and "rtl" not in [hop["backend"] for hop in table["hops"]]
+    assert "rtl broke its gate. Measured: no answers: verilator failed with 1." in text
+    assert "simulated cycle by cycle 200 of 200" not in text
 
 
 @pytest.mark.parametrize("wins", [True, False])

@@ -97,7 +97,7 @@ def test_signed_numbers_and_strides(tmp_path: Path) -> None:
     network = Network((10, 2), steps, weights, [torch.randn(n) for n in (3, 4, 4)])
     x = np.random.default_rng(0).normal(size=(300, 10, 2))
     fixed = trained(network, x, Fixed(5, 2))
-    fixed.weights[1][2], fixed.biases[1][2] = 0, 3  # a dead channel is a constant
+    fixed.weights[0][2], fixed.biases[0][2] = 0, 6  # a dead channel is a constant
     design, found = rtl.write(fixed, tmp_path, PART, 12, 10.0)
     rtl._save(tmp_path, found | asdict(design))
     compared = compare(fixed, rtl.Interpreter(tmp_path).logits, x, 50_000)

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from trivet import UserError
 from trivet.hw import synth
+
+torch.set_num_threads(1)
 
 # out = a - b, four cycles later: 8 LUTs with their carry and 8 registers; what is three cycles long
 # becomes 16 shift registers, which xcup has in LUTs

@@ -85,7 +85,8 @@ class Inputs:
     def load(cls, folder: Path) -> "Inputs":
         found = json.loads((folder / FILE).read_text())
         found["given"] = Fixed(**found["given"])
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+        found |= {name: tuple(found[name]) for name in ("shape", "shifts")}  # JSON has lists
+        return cls(**found)
 
 
 def inputs_of(rows: Rows, chip: Fpga, network: Network | None) -> Inputs:

@@ -26,6 +26,7 @@ from .run import Run
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 
 CHAMPION, PREVIOUS = "champion", "previous"
 
