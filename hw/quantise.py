@@ -102,7 +102,7 @@ def quantise(
             on_epoch(epoch, loss)
 
     after(0, 0.0)
-    fit(imitate, tuned.parameters(), x, targets, epochs, seed, 1e-3, after)
+    fit(imitate, tuned.parameters(), x, targets, epochs, seed, 2e-3, after)
     with torch.no_grad():
         for weight, mask in zip(tuned.weights, kept, strict=True):
             weight.mul_(mask)
@@ -155,7 +155,9 @@ def _types(
             source = Fixed.holding(w.abs().max().item(), weight_bits[at])
             kinds = Types(source)
         else:
-            weight = _closest(_largest(w, zeros[at]), weight_bits[at])
+            # what stays will grow, for it must do the work of what goes
+            room = 2 if zeros[at] else 1
+            weight = _closest(room * _largest(w, zeros[at]), weight_bits[at])
             kinds = Types(weight, finer=_finer(w) if per_channel else ONE)
             bias = Fixed.holding(b.abs().max().item(), max(weight_bits[at], BIAS_BITS))
             # a bias finer than the products is of no use

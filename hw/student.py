@@ -18,7 +18,7 @@ from .module import from_module
 from .network import Network, mlp
 
 CAP = 1  # counts end here, so that the chip reads one bit a bin: six of them fit one table of sums
-BATCH = 32
+BATCH = 64
 
 
 def features(texts: Sequence[str], bins: int, cap: int = CAP) -> np.ndarray:
