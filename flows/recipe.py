@@ -91,7 +91,7 @@ class Fpga(Section):
     hidden: list[int] = [32, 32]
     module: str = Field("", pattern=r"^$|\.py:\w+$", description="FILE.py:FUNCTION")
     weights: str = Field("", description="safetensors file of the module's state")
-    input_bits: int = Field(8, ge=1, le=16, description="of a number; counts have 2, ids as needed")
+    input_bits: int = Field(8, ge=1, le=16, description="of a number; counts have 1, ids as needed")
     weight_bits: Bits | list[Bits] = Field(6, description="of all layers, or of each")
     activation_bits: Bits | list[Bits] = Field(8, description="of all layers, or of each")
     sparsity: Share | list[Share] = Field(0.0, description="weights that end as zero, as the bits")

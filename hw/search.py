@@ -61,7 +61,8 @@ def space(hidden: Sequence[int], layers: int) -> Space:
         found[f"hidden.{at}"] = IntDistribution(max(size // 2, 1), size * 2)
     for at in range(layers):
         found[f"weight_bits.{at}"] = IntDistribution(2, 6)
-        found[f"sparsity.{at}"] = FloatDistribution(0.0, 0.95, step=0.05)
+        # the weights that are kept make the size: as many points with few of them as with many
+        found[f"kept.{at}"] = FloatDistribution(0.05, 1.0, log=True)
     for at in range(layers - 1):
         found[f"activation_bits.{at}"] = IntDistribution(2, 8)
     return found
@@ -92,19 +93,21 @@ def propose(searched: Space, trials: Sequence[Trial], seed: int, number: int) ->
 
 def _point(params: dict[str, Any]) -> Point:
     """`{"hidden.0": 24, …}` to `{"hidden": [24], …}`; the logits' bits are the last layer's sum."""
-    point: Point = {}
-    for name in sorted(params, key=lambda name: (name.split(".")[0], int(name.split(".")[1]))):
-        value = params[name]
-        point.setdefault(name.split(".")[0], []).append(
-            round(value, 2) if isinstance(value, float) else value
-        )
-    point["activation_bits"] = [*point.get("activation_bits", []), 8]
-    return point
+    found: Point = {}
+    for name in sorted(params, key=lambda name: int(name.split(".")[1])):
+        found.setdefault(name.split(".")[0], []).append(params[name])
+    return {
+        "hidden": found.get("hidden", []),
+        "weight_bits": found["weight_bits"],
+        "activation_bits": [*found.get("activation_bits", []), 8],
+        "sparsity": [round(1 - kept, 2) for kept in found["kept"]],
+    }
 
 
 def _flat(point: Point, searched: Space) -> dict[str, Any]:
+    values = point | {"kept": [1 - sparsity for sparsity in point["sparsity"]]}
     parts = (name.split(".") for name in searched)
-    return {f"{name}.{at}": point[name][int(at)] for name, at in parts}
+    return {f"{name}.{at}": values[name][int(at)] for name, at in parts}
 
 
 def evaluate(
@@ -191,6 +194,7 @@ def lut(trial: Trial) -> float:
 def picture(trials: Sequence[Trial], chosen: Trial, path: Path, max_lut: int | None = None) -> None:
     """All trials, the Pareto front and the chosen one, as PNG or SVG by the path's suffix."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -211,6 +215,9 @@ def picture(trials: Sequence[Trial], chosen: Trial, path: Path, max_lut: int | N
     if max_lut:
         axes.axvline(max_lut, color="crimson", ls=":", lw=1, label="fpga.max_lut")
     axes.set(xscale="log", xlabel="LUTs, at most (estimate)", ylabel="validation accuracy, %")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)

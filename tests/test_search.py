@@ -60,6 +60,7 @@ def test_points_are_new_in_the_space_and_the_same_for_a_seed(trials: list[search
     for one in found:
         assert 4 <= one["hidden"][0] <= 16
         assert all(2 <= bits <= 6 for bits in one["weight_bits"])
+        assert all(0 <= share <= 0.95 for share in one["sparsity"])
         assert len(one["sparsity"]) == len(one["activation_bits"]) == 2
 
 

@@ -1,6 +1,6 @@
 """What the host feeds the chip, made from a row: counts of a text's n-grams, numbers, or token ids.
 
-The chip reads a few bits a value. Counts end at three, so two bits hold them; numbers are shifted,
+The chip reads a few bits a value. Counts end at one, so one bit holds them; numbers are shifted,
 each column by a power of two of its own, so that what the training rows show fills the type, and
 what lies beyond is clamped; ids stay what they are. The shifts are the host's, and lie beside the
 student. Not here: another encoding of columns that are not numbers.

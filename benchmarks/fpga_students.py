@@ -1,0 +1,137 @@
+"""How accurate are the shipped recipes' students on the chip, and how large? Five seeds each.
+
+Run: .venv/bin/python benchmarks/fpga_students.py   (15 minutes on a core that others used too)
+Writes docs/fpga-students.json and docs/fpga-students.md; a run that is stopped goes on where it
+was. The seed is the student's: the rows and the teacher are the recipe's. Accuracy is that on the
+test rows; no value was chosen by it, but by the validation rows. LUTs are Yosys' estimate.
+"""
+
+import json
+import os
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+
+from trivet.flows.recipe import load
+from trivet.flows.steps import artifacts, data, fpga
+from trivet.flows.steps.run import Run
+from trivet.hw import rtl, synth
+from trivet.hw.quantise import quantise
+from trivet.hw.student import distil
+
+SEEDS = range(5)
+ROOT = Path(__file__).resolve().parents[1]
+JSON, TABLE = ROOT / "docs" / "fpga-students.json", ROOT / "docs" / "fpga-students.md"
+STUDENTS: dict[str, tuple[str, list[str]]] = {  # recipe and overrides
+    "digits": ("digits.toml", []),
+    "voice commands": ("home.toml", []),
+    "voice commands, larger": (
+        "home.toml",
+        ["fpga.hidden=[32]", "fpga.sparsity=[0.89, 0.45]", "fpga.max_lut=10000"],
+    ),
+}
+
+
+def prepared(recipe: str, overrides: list[str]) -> tuple[Run, dict[str, Any]]:
+    """The run up to its student, and how accurate the teacher is (None where there is none)."""
+    chosen = load(recipe, overrides)
+    run, found = Run(ROOT, chosen, data.version(chosen, ROOT)), {"teacher": None}
+    if chosen.tune:
+        artifacts.adapter(run)
+        artifacts.merged(run)
+        artifacts.labels(run)
+        found["teacher"] = artifacts.scored(run, "merged").score["value"]
+    return run, found
+
+
+def measure(run: Run, seed: int) -> dict[str, Any]:
+    """Train the student with this seed; its accuracies, its cost and its synthesis for xcup."""
+    rows, chip = data.read(run.recipe, run.data.folder), run.recipe.fpga
+    learnt, _ = artifacts.searched(run)
+    _, inputs = fpga.prepare(run.recipe, rows["train"], ROOT)
+    labels = data.labels(rows["train"])
+    truth = np.array([labels.index(row["label"]) for row in rows["test"]])
+    test = inputs.read(rows["test"])
+    network = distil(learnt.x, learnt.targets, chip.hidden, chip.epochs, seed)
+    fixed = quantise(
+        network,
+        learnt.x,
+        learnt.targets,
+        chip.weight_bits,
+        chip.activation_bits,
+        chip.epochs,
+        seed,
+        given=learnt.given,
+        sparsity=chip.sparsity,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        design, facts = rtl.write(fixed, Path(folder), chip.part, chip.max_cycles)
+        area = synth.area(Path(folder) / "src", Path(folder), "xcup")
+
+    def right(model: Any, x: np.ndarray, wanted: np.ndarray) -> float:
+        return float((model.logits(x).argmax(1) == wanted).mean())
+
+    return {
+        "seed": seed,
+        "layers": "-".join(str(shape[-1]) for shape in fixed.shapes),
+        "float": right(network, test, truth),
+        "valid": right(fixed, learnt.valid_x, learnt.valid_y),
+        "test": right(fixed, test, truth),
+        "cost": facts["cost"],
+        "lut": area["lut"] + area["lut_ram"],
+        "ff": area["ff"],
+        "dsp": area["dsp"],
+        "cycles": design.cycles,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Means over the seeds, the range of test accuracy, the largest of what must not be large."""
+    lines = [
+        "| student | teacher | float | test (least to most) | cost | LUT (most) | DSP | cycles |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, it in found["students"].items():
+        seeds = it["seeds"]
+
+        def over(key: str, how: Any = mean, seeds: Any = seeds) -> Any:
+            return how(seed[key] for seed in seeds)
+
+        teacher = f"{it['teacher']:.1%}" if it["teacher"] else "none"
+        lines.append(
+            f"| {name}, {seeds[0]['layers']} | {teacher} | {over('float'):.1%} "
+            f"| {over('test'):.1%} ({over('test', min):.1%} to {over('test', max):.1%}) "
+            f"| {over('cost'):,.0f} | {over('lut'):,.0f} ({over('lut', max):,}) "
+            f"| {over('dsp', max)} | {over('cycles', max)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    found = json.loads(JSON.read_text()) if JSON.exists() else {"students": {}}
+    found["machine"] = f"{platform.machine()}, {os.cpu_count()} shared cores"
+    found["versions"] = {name: version(name) for name in ("torch", "alkaid", "pyosys")}
+    for name, (recipe, overrides) in STUDENTS.items():
+        run, facts = prepared(recipe, overrides)
+        chip = run.recipe.fpga.model_dump()
+        chosen = {k: chip[k] for k in ("hidden", "weight_bits", "activation_bits", "sparsity")}
+        it = found["students"].get(name)
+        if it is None or it["chosen"] != chosen:
+            it = found["students"][name] = facts | {"chosen": chosen, "seeds": []}
+        for seed in SEEDS:
+            if seed not in [one["seed"] for one in it["seeds"]]:
+                it["seeds"].append(measured := measure(run, seed))
+                JSON.write_text(json.dumps(found, indent=1) + "\n")
+                print(name, measured)
+    TABLE.write_text(f"{(__doc__ or '').strip()}\n\n{table(found)}\n")
+
+
+if __name__ == "__main__":
+    main()
