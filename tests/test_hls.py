@@ -130,7 +130,7 @@ def test_the_project_is_the_same_each_time(
 
 def test_every_type_comes_from_the_quantiser(fixed: FixedStudent, folder: Path) -> None:
     defines = (folder / "firmware" / "defines.h").read_text()
-    assert "typedef ap_ufixed<2,2,AP_RND,AP_SAT,0> input_t;" in defines
+    assert "typedef ap_ufixed<1,1,AP_RND,AP_SAT,0> input_t;" in defines
     for at, layer in enumerate(fixed.layers):
         for name in ("weight", "bias"):
             kind = getattr(layer, name).hls[:-1] + ",0>"
