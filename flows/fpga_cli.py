@@ -14,7 +14,10 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 @app.callback()
 def fpga() -> None:
-    """The student on the chip: build and prove it, or search for a better one."""
+    """The student on the chip: build and prove it, or search for a better one.
+
+    Example: trivet fpga build home@champion
+    """
 
 
 @app.command()

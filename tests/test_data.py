@@ -154,7 +154,7 @@ def test_chat_alternates_and_no_question_is_in_two_splits(built):
 
 def test_read_picks_balanced_rows_and_an_unlabelled_pool(built):
     folder = built[1].folder
-    run = load("home.toml")
+    run = load("home.toml", ["data.pool=3000"])
     found = data.read(run, folder)
     counts = Counter(r["label"] for r in found["train"])
     assert len(found["train"]) == 150 and len(counts) == 31
