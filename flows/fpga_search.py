@@ -22,7 +22,15 @@ from prefect.artifacts import create_table_artifact
 from .. import workspace
 from ..hw import search
 from . import progress as shown
-from .pipeline import check_rows, label_pool, merge_adapter, rename, tune_adapter, version_data
+from .pipeline import (
+    check_rows,
+    export_onnx,
+    label_pool,
+    merge_adapter,
+    rename,
+    tune_adapter,
+    version_data,
+)
 from .recipe import load_chip
 from .steps import artifacts, registry
 from .steps.run import Run
@@ -40,6 +48,7 @@ def fpga_search(
         tracked = registry.open_run(run, str(runtime.flow_run.id))
         tune_adapter(run, tracked)
         merge_adapter(run)
+        export_onnx(run)
         label_pool(run)
 
     folder = run.path("search")

@@ -27,7 +27,7 @@ from .. import UserError, workspace
 from . import progress as shown
 from .recipe import Recipe, load
 from .steps import artifacts, check, chip, data, parity, registry, report
-from .steps.backends import backends_of
+from .steps.backends import LEGS, backends_of
 from .steps.run import Run
 
 HOUR = 3600
@@ -158,8 +158,17 @@ def compile_hls(run: Run) -> None:
 
 
 @step(
-    cache_key_fn=made("rtl"),
+    cache_key_fn=made("verilog"),
     task_run_name="compile {run.recipe.name} to Verilog",
+    timeout_seconds=HOUR,
+)
+def compile_verilog(run: Run) -> None:
+    artifacts.verilog(run)
+
+
+@step(
+    cache_key_fn=made("rtl"),
+    task_run_name="compile {run.recipe.name} for RTL simulation",
     timeout_seconds=HOUR,
 )
 def compile_rtl(run: Run) -> None:
@@ -285,15 +294,15 @@ def follow(chosen: Recipe) -> dict[str, Any]:
         tune_adapter(run, tracked)
         merge_adapter(run)
         export_onnx(run)
+    for name in backends_of(chosen):
+        if name not in LEGS["fpga"]:
+            score_backend(run, name)
     missing: dict[str, str] = {}
     if chosen.fpga.enabled:
         if chosen.tune:
             label_pool(run)
         distil_student(run)
         missing = build_chip(run)
-    for name in backends_of(chosen):
-        if name not in missing:
-            score_backend(run, name)
 
     table = prove(run, missing)
     registered = register(run, tracked, table, missing)
@@ -309,17 +318,28 @@ def follow(chosen: Recipe) -> dict[str, Any]:
 
 
 def build_chip(run: Run) -> dict[str, str]:
-    """The ways to the FPGA, each tried whatever becomes of the others: backend -> what failed."""
+    """The ways to the FPGA, each tried whatever becomes of the others: backend -> what failed.
+
+    The chip's backends are scored while the synthesis runs beside.
+    """
     missing: dict[str, str] = {}
-    for build, backends in ((compile_hls, ("hls-csim",)), (compile_rtl, ("alkaid", "rtl"))):
+    ways = {"hls-csim": compile_hls, "alkaid": compile_verilog, "rtl": compile_rtl}
+    for backend, build in ways.items():
+        if backend == "rtl" and "alkaid" in missing:
+            missing["rtl"] = missing["alkaid"]
+            continue
         state = build(run, return_state=True)
         if state.is_failed():
             why = state.result(raise_on_failure=False)
             if not isinstance(why, UserError):
                 raise why
-            missing |= dict.fromkeys(backends, str(why))
-    if "rtl" not in missing:
-        synthesise(run)
+            missing[backend] = str(why)
+    area = synthesise.submit(run) if "alkaid" not in missing else None
+    for name in LEGS["fpga"]:
+        if name not in missing:
+            score_backend(run, name)
+    if area:
+        area.result()
     return missing
 
 

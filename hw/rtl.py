@@ -157,37 +157,64 @@ def build(
     clock_ns: float = 10.0,
     rows: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Write Verilog, bench and golden vectors of `fixed` to `folder`, simulate and measure it.
+    """`prepare` and `check` in one folder; see there."""
+    prepare(fixed, folder, part, max_cycles, clock_ns, rows)
+    return check(fixed, folder, rows)
+
+
+def prepare(
+    fixed: FixedStudent,
+    folder: Path,
+    part: str,
+    max_cycles: int = 12,
+    clock_ns: float = 10.0,
+    rows: np.ndarray | None = None,
+) -> None:
+    """Write Verilog, bench, golden vectors and README of `fixed` to `folder`; no tool is needed.
 
     As many pipeline stages as keep each under STAGE_DELAY, but no answer later than `max_cycles`
     after its row. `clock_ns` and `part` only go to the vendors' scripts. `rows` [n, *shape]: inputs
-    to put first among the golden vectors; the rest are edges and random. Returns what is also in
-    rtl.json. Raises UserError when a tool is missing or fails; logs stay in the folder.
+    to put first among the golden vectors; the rest are edges and random. What alkaid estimates and
+    promises is in rtl.json.
     """
     if max_cycles < 2:
         raise ValueError(f"rows and logits are kept in registers: {max_cycles} cycles are too few")
-    _, verilator = simulate.verilator()  # missing? better known before the work than after
     started = time.perf_counter()
     design, facts = write(fixed, folder, part, max_cycles, clock_ns)
-    rows = random_rows(fixed, GOLDEN, 0) if rows is None else rows
-    rows = np.concatenate([rows, random_rows(fixed, GOLDEN, 0)])[:GOLDEN]
-    logits = fixed.logits(rows)
-    bench.write(design, folder, clock_ns, rows, logits)
-    _save(folder, facts := facts | asdict(design))
-    written = time.perf_counter()
-    simulate.compile_simulation(folder)
-    compiled = time.perf_counter()
-    measured = simulate.measure(folder, rows, logits)
-    if measured["cycles"] != design.cycles:
-        raise RuntimeError(f"alkaid promised {design.cycles} cycles, and {measured} are measured")
-    facts |= measured | {
+    golden = _golden(fixed, rows)
+    bench.write(design, folder, clock_ns, golden, fixed.logits(golden))
+    facts |= asdict(design) | {
         "promised_cycles": design.cycles,
-        "versions": {"alkaid": version("alkaid"), "verilator": verilator},
-        "seconds": {"compile": written - started, "verilator": compiled - written},
+        "versions": {"alkaid": version("alkaid")},
+        "seconds": {"compile": time.perf_counter() - started},
     }
     _save(folder, facts)
     (folder / "README.md").write_text(_readme(design, part, clock_ns))
+
+
+def check(fixed: FixedStudent, folder: Path, rows: np.ndarray | None = None) -> dict[str, Any]:
+    """Compile the simulation of a prepared `folder` and measure cycles and interval with it.
+
+    Returns what is then in rtl.json. Raises UserError when Verilator, make or g++ is missing or
+    fails; logs stay in the folder.
+    """
+    _, verilator = simulate.verilator()
+    facts: dict[str, Any] = json.loads((folder / bench.FACTS).read_text())
+    started = time.perf_counter()
+    simulate.compile_simulation(folder)
+    facts["seconds"]["verilator"] = time.perf_counter() - started
+    facts["versions"]["verilator"] = verilator
+    golden = _golden(fixed, rows)
+    measured = simulate.measure(folder, golden, fixed.logits(golden))
+    if measured["cycles"] != facts["cycles"]:
+        raise RuntimeError(f"alkaid promised {facts['cycles']} cycles, and {measured} are measured")
+    _save(folder, facts := facts | measured)
     return facts
+
+
+def _golden(fixed: FixedStudent, rows: np.ndarray | None) -> np.ndarray:
+    edges = random_rows(fixed, GOLDEN, 0)
+    return edges if rows is None else np.concatenate([rows, edges])[:GOLDEN]
 
 
 def _readme(design: bench.Design, part: str, clock_ns: float) -> str:

@@ -46,7 +46,7 @@ fixed_points = 100.0
 """
 
 
-TASKS = 22  # of a run with its FPGA leg
+TASKS = 23  # of a run with its FPGA leg
 
 
 class Workspace:
@@ -228,8 +228,8 @@ def test_the_chip_of_the_champion_is_built_by_its_own_deployment(at: Workspace) 
     )
     assert found["state_name"] == "Completed", found["state"]["message"]
     assert found["name"].startswith("small-chip-")
-    states = at.task_states(found["id"], 14)
-    assert len(states) == 14 and set(states.values()) == {"Completed", "Cached"}, states
+    states = at.task_states(found["id"], 15)
+    assert len(states) == 15 and set(states.values()) == {"Completed", "Cached"}, states
     assert [name for name, state in states.items() if state == "Cached"] == ["version home"]
     run = at.root / "runs" / found["name"]
     hops = {hop["backend"]: hop for hop in json.loads((run / "parity.json").read_text())["hops"]}

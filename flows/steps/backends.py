@@ -35,7 +35,7 @@ BACKENDS: dict[str, tuple[str, str | None]] = {
     "student-float": ("student", "merged"),
     "student-fixed": ("student", "student-float"),
     "hls-csim": ("hls", "student-fixed"),
-    "alkaid": ("rtl", "student-fixed"),
+    "alkaid": ("verilog", "student-fixed"),
     "rtl": ("rtl", "student-fixed"),
 }
 EXACT = ("hls-csim", "alkaid", "rtl")  # logits must equal those of the hop before, bit for bit

@@ -204,12 +204,24 @@ def compile_hls(recipe: Recipe, rows: Rows, student_folder: Path, folder: Path) 
     _sign(fixed, student_folder, folder)
 
 
-def compile_rtl(recipe: Recipe, rows: Rows, student_folder: Path, folder: Path) -> None:
-    """Write the student's Verilog, compile its simulation; `rows` are the first golden vectors."""
+def compile_verilog(recipe: Recipe, rows: Rows, student_folder: Path, folder: Path) -> None:
+    """Write the student's Verilog and its test bench; `rows` are the first golden vectors."""
     fixed, chip = FixedStudent.load(student_folder), recipe.fpga
-    x = Inputs.load(student_folder).read(rows[: rtl.GOLDEN // 2])
-    rtl.build(fixed, folder, chip.part, chip.max_cycles, rows=x.reshape(len(x), *fixed.shape))
+    x = _golden(fixed, rows, student_folder)
+    rtl.prepare(fixed, folder, chip.part, chip.max_cycles, rows=x)
     _sign(fixed, student_folder, folder)
+
+
+def compile_rtl(rows: Rows, design: Path, folder: Path) -> None:
+    """A copy of the Verilog in `design` with its compiled simulation, and what that measured."""
+    shutil.copytree(design, folder, dirs_exist_ok=True)
+    fixed = FixedStudent.load(folder)
+    rtl.check(fixed, folder, _golden(fixed, rows, folder))
+
+
+def _golden(fixed: FixedStudent, rows: Rows, inputs: Path) -> np.ndarray:
+    x = Inputs.load(inputs).read(rows[: rtl.GOLDEN // 2])
+    return x.reshape(len(x), *fixed.shape)
 
 
 def synthesise(project: Path, design: Path, folder: Path) -> None:

@@ -30,12 +30,13 @@ MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "adapter": (("data", "model", "tune"), ()),
     "merged": ((), ("adapter",)),
     "onnx": (("export",), ("merged",)),
-    "labels": ((), ("merged",)),
+    "labels": ((), ("onnx",)),
     "student": (("fpga",), ("labels",)),
     "search": (("searched",), ("labels",)),
     "hls": (("chip",), ("student",)),
-    "rtl": (("chip",), ("student",)),
-    "synth": ((), ("rtl",)),
+    "verilog": (("chip",), ("student",)),
+    "rtl": ((), ("verilog",)),
+    "synth": ((), ("verilog",)),
 }
 CHIP = ("part", "max_cycles", "max_lut", "search_trials")  # of [fpga]; no student depends on them
 SEARCHED = ("hidden", "weight_bits", "activation_bits", "sparsity")  # what trials differ in
