@@ -155,5 +155,13 @@ def code() -> str:
     for file in [package / "flows" / "recipe.py", *files]:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     for name in PACKAGES:
-        digest.update(f"{name}={importlib.metadata.version(name)}".encode())
+        digest.update(f"{name}={_version(name)}".encode())
     return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    """A package that is missing is told of by the step that needs it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
