@@ -333,7 +333,7 @@ def build_chip(run: Run) -> dict[str, str]:
             why = state.result(raise_on_failure=False)
             if not isinstance(why, UserError):
                 raise why
-            missing[backend] = str(why)
+            missing[backend] = str(why).rstrip(".")
     area = synthesise.submit(run) if "alkaid" not in missing else None
     for name in LEGS["fpga"]:
         if name not in missing:

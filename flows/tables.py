@@ -44,7 +44,11 @@ def parity(out: Console, table: dict[str, Any]) -> None:
     if base := table["baseline"]:
         grid.add_section()
         grid.add_row(
-            "", "tf-idf + logreg", f"{base['value']:.4f}", f"{base['macro_f1']:.4f}", style="dim"
+            "",
+            base["name"].replace("istic regression", "reg"),
+            f"{base['value']:.4f}",
+            f"{base['macro_f1']:.4f}",
+            style="dim",
         )
     out.print(grid)
     if base and base["value"] >= hops[0]["value"]:
