@@ -46,6 +46,7 @@ def prepared(recipe: str, overrides: list[str]) -> tuple[Run, dict[str, Any]]:
     if chosen.tune:
         artifacts.adapter(run)
         artifacts.merged(run)
+        artifacts.onnx(run)
         artifacts.labels(run)
         found["teacher"] = artifacts.scored(run, "merged").score["value"]
     return run, found
@@ -74,6 +75,8 @@ def measure(run: Run, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         design, facts = rtl.write(fixed, Path(folder), chip.part, chip.max_cycles)
         area = synth.area(Path(folder) / "src", Path(folder), "xcup")
+        ecp5 = synth.area(Path(folder) / "src", Path(folder), "ecp5")
+        reached = synth.clock(Path(folder), ecp5["lut"])
 
     def right(model: Any, x: np.ndarray, wanted: np.ndarray) -> float:
         return float((model.logits(x).argmax(1) == wanted).mean())
@@ -89,14 +92,17 @@ def measure(run: Run, seed: int) -> dict[str, Any]:
         "ff": area["ff"],
         "dsp": area["dsp"],
         "cycles": design.cycles,
+        "ecp5_lut": ecp5["lut"],
+        "mhz": reached["mhz"],
     }
 
 
 def table(found: dict[str, Any]) -> str:
     """Means over the seeds, the range of test accuracy, the largest of what must not be large."""
     lines = [
-        "| student | teacher | float | test (least to most) | cost | LUT (most) | DSP | cycles |",
-        "|---|---|---|---|---|---|---|---|",
+        "| student | teacher | float | test (least to most) | cost | LUT (most) | DSP | cycles "
+        "| MHz on ECP5 (least) |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, it in found["students"].items():
         seeds = it["seeds"]
@@ -105,11 +111,13 @@ def table(found: dict[str, Any]) -> str:
             return how(seed[key] for seed in seeds)
 
         teacher = f"{it['teacher']:.1%}" if it["teacher"] else "none"
+        clocked = all("mhz" in seed for seed in seeds)
+        clock = f"{over('mhz'):.0f} ({over('mhz', min):.0f})" if clocked else "not taken"
         lines.append(
             f"| {name}, {seeds[0]['layers']} | {teacher} | {over('float'):.1%} "
             f"| {over('test'):.1%} ({over('test', min):.1%} to {over('test', max):.1%}) "
             f"| {over('cost'):,.0f} | {over('lut'):,.0f} ({over('lut', max):,}) "
-            f"| {over('dsp', max)} | {over('cycles', max)} |"
+            f"| {over('dsp', max)} | {over('cycles', max)} | {clock} |"
         )
     return "\n".join(lines)
 
