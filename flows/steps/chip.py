@@ -20,7 +20,7 @@ def facts(run: Run, table: dict[str, Any]) -> dict[str, Any]:
     on how many rows and random vectors it equals the fixed-point student), hls4ml's
     `default_precision` beside ours, `rtl`, `wave`, `synth` and `vendor`. What was not made is None.
     """
-    found = _read(run.path("student") / "fpga.json")
+    found = _read(run.path("student") / "fpga.json") | {"part": run.recipe.fpga.part}
     found["ways"] = [_way(run, hop) for hop in table["hops"] if hop["backend"] in EXACT]
     design = _read(run.path("hls") / "design.json") or {}
     found["default_precision"] = design.get("default_precision")

@@ -94,7 +94,7 @@ def learn(
     def right(model: Network | FixedStudent, split: str) -> float:
         return float((model.logits(read[split]).argmax(1) == truth[split]).mean())
 
-    found: dict[str, Any] = {"part": chip.part, "bins": inputs.bins, "inputs": inputs.kind}
+    found: dict[str, Any] = {"bins": inputs.bins, "inputs": inputs.kind}
     found |= {"labelled_by_teacher": 0, "hard_label_value": None}
     if teacher is not None:
         # as many steps for the hard-label student as for the distilled one, or it would lose so
