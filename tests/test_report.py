@@ -127,7 +127,8 @@ def fpga_facts(recipe: Recipe, table: dict[str, Any]) -> dict[str, Any]:
         | {"layers": [{"layer": f"dense_{i}", "cost": 1000.0 * i} for i in range(3)]},
         "wave": {"marked": 1, "answered": 3, "signals": signals},
         "synth": {"xcup": cells, "ecp5": cells, "clock": clock, "failures": {"bram": EVIL}},
-        "vendor": None,
+        "vendor": {"note": "Read from the vendor's report.", "failures": {"quartus": EVIL}}
+        | {"vivado": cells | {"lut": 3999, "mhz": 250.5, "tool": "Vivado v.2025.1"}},
     }
 
 
@@ -210,6 +211,7 @@ def test_the_page_is_whole_and_holds_every_number(tmp_path: Path, task: str) -> 
     if task == "classify":
         assert "4,321 of 216,960" in text and "104 MHz on LFE5U-25F" in text
         assert "synthesis for xcku5p-ffvb676-2-e has +8.0 %" in text and "2 cycles, 19 ns" in text
+        assert "Vivado v.2025.1 3,999 1,234 0 0 250.5" in text and "No report of quartus" in text
         assert "other logits on 50 of 200 test rows and another answer on 10" in text
     assert "c3a0b0e3d5d1f0a9e8b7c6d5e4f3a2b1.dir" in text
 
