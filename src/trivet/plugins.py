@@ -76,7 +76,7 @@ class Registry(Generic[T]):
         self._loaded = True
         for package in self.packages:
             folder = importlib.import_module(package)
-            for module in sorted(pkgutil.iter_modules(folder.__path__), key=lambda m: m.name):
+            for module in pkgutil.iter_modules(getattr(folder, "__path__", ())):
                 importlib.import_module(f"{package}.{module.name}")
         for point in entry_points(group="trivet.plugins"):
             point.load()
@@ -91,6 +91,13 @@ def _origin(item: Any) -> tuple[str, str]:
 TASKS: "Registry[Task]" = Registry("task", "data.task", "trivet.tasks")
 METHODS: "Registry[type[Method]]" = Registry("method", "tune.method", "trivet.tuning.methods")
 ARTIFACTS: "Registry[Artifact]" = Registry(
-    "artifact", "artifact", "trivet.tuning", "trivet.export", "trivet.fpga"
+    "artifact",
+    "artifact",
+    "trivet.tuning.adapter",
+    "trivet.export",
+    "trivet.fpga",
+    "trivet.fpga.stages",
 )
-BACKENDS: "Registry[Backend]" = Registry("backend", "--backend", "trivet.backends", "trivet.fpga")
+BACKENDS: "Registry[Backend]" = Registry(
+    "backend", "--backend", "trivet.backends", "trivet.fpga.stages"
+)

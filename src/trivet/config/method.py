@@ -52,8 +52,9 @@ class Method(Section, ABC):
         """
 
     @abstractmethod
-    def memory(self, model: "PreTrainedModel", task: "Task") -> int:
-        """Bytes of weights, gradients and optimiser state that tuning holds at once.
+    def memory(self, coverage: "Coverage", half: bool) -> int:
+        """Bytes of weights, gradients and optimiser state that tuning holds at once; `half`: the
+        base lies in 16 bits.
 
         Activations are not counted: they depend on the rows and on the kernels.
         """

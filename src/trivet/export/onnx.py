@@ -1,65 +1,68 @@
-"""From adapter to what ships: merged safetensors, and ONNX in fp32 and int8 for the CPU.
+"""ONNX: the merged model for ONNX Runtime, in float32 and int8.
 
-Each folder holds the tokenizer with its chat template and stop tokens beside the weights: an
-export without them answers, but not the same.
+The folder holds the tokenizer with its chat template and stop tokens beside the graphs: an export
+without them answers, but not the same.
 
-Not covered: int4, and a key-value cache in the ONNX graph (replies are decoded without one).
+Not covered: int4, and a key-value cache in the graph (replies are decoded without one).
 """
 
 import logging
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
-import onnx
-import torch
-from onnxruntime.quantization.matmul_nbits_quantizer import (
-    DefaultWeightOnlyQuantConfig,
-    MatMulNBitsQuantizer,
-)
-from peft import PeftModel
-from torch import nn
-from transformers import PreTrainedModel
+from trivet.artifacts.artifact import Artifact, Watch
+from trivet.export.merged import MERGED
+from trivet.plugins import ARTIFACTS, TASKS
+from trivet.records.card import Card
 
-from . import model as base
-from .backends import Card, load_adapted
+if TYPE_CHECKING:
+    from trivet.artifacts.run import Run
+    from trivet.config.recipe import Recipe
+
+FP32, INT8 = "model.onnx", "model.int8.onnx"
 
 
-def merge(adapter: Path, folder: Path) -> None:
-    """Write base + adapter as one stock transformers model (float32 safetensors) to `folder`."""
-    card = Card.read(adapter)
-    adapted = cast(PeftModel, load_adapted(adapter, card)).cpu()
-    merged = cast(Any, adapted).merge_and_unload(safe_merge=True)
-    merged.save_pretrained(folder)
-    base.load_tokenizer(adapter).save_pretrained(folder)
-    card.write(folder)
+class Onnx(Artifact):
+    name = "onnx"
+    title = "export {recipe} to ONNX"
+
+    def wanted(self, recipe: "Recipe") -> bool:
+        return MERGED.wanted(recipe)
+
+    def parents(self, recipe: "Recipe") -> tuple[Artifact, ...]:
+        return (MERGED,)
+
+    def settings(self, run: "Run") -> dict[str, Any]:
+        return run.recipe.export.model_dump()
+
+    def build(self, run: "Run", folder: Path, watch: Watch) -> None:
+        write_fp32(run.path(MERGED), folder)
+        watch.on_progress(0.8)
+        if run.recipe.export.int8:
+            write_int8(folder)
 
 
-class Logits(nn.Module):
-    """Ids and mask in, logits out: the graph's whole interface."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        ).logits
+ONNX = ARTIFACTS.add(Onnx())
 
 
-def onnx_fp32(merged: Path, folder: Path) -> None:
+def write_fp32(merged: Path, folder: Path) -> None:
     """Write `folder`/model.onnx (opset 20, weights beside it), any batch and length."""
+    import torch
+
+    from trivet.export.graph import Logits
+    from trivet.tasks.tokenizer import load_tokenizer
+    from trivet.tuning import base
+
     card = Card.read(merged)
-    model = base.load(
-        merged, card.data.task, card.labels, trust_remote_code=card.model.trust_remote_code
-    )
+    remote = card.model.trust_remote_code
+    model = base.load(merged, TASKS[card.task], card.labels, trust_remote_code=remote)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
     ids = torch.randint(0, 1000, (2, 11))
     sizes = {0: torch.export.Dim("rows", min=1), 1: torch.export.Dim("length", min=2)}
     torch.onnx.export(
         Logits(model).eval(),
         (ids, torch.ones_like(ids)),
-        folder / "model.onnx",
+        folder / FP32,
         input_names=["input_ids", "attention_mask"],
         output_names=["logits"],
         dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
@@ -68,12 +71,12 @@ def onnx_fp32(merged: Path, folder: Path) -> None:
         external_data=True,
         verbose=False,
     )
-    base.load_tokenizer(merged).save_pretrained(folder)
+    load_tokenizer(merged).save_pretrained(folder)
     model.config.save_pretrained(folder)
     card.write(folder)
 
 
-def onnx_int8(folder: Path) -> None:
+def write_int8(folder: Path) -> None:
     """Write `folder`/model.int8.onnx beside model.onnx: int8 weights in blocks of 32, activations
     quantised to int8 as they come, block by block; embedding and attention stay float32.
 
@@ -81,12 +84,18 @@ def onnx_int8(folder: Path) -> None:
     few huge activations take the range. Measured on a 4-label tune: answers equal to fp32 .68 (.93
     with every down_proj left out), blockwise 1.00.
     """
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+    )
+
     config = DefaultWeightOnlyQuantConfig(
         bits=8, block_size=32, is_symmetric=True, accuracy_level=4
     )
     logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)  # a line for each node
-    quantizer = MatMulNBitsQuantizer(onnx.load(folder / "model.onnx"), bits=8, algo_config=config)
+    quantizer = MatMulNBitsQuantizer(onnx.load(folder / FP32), bits=8, algo_config=config)
     quantizer.process()
     quantizer.model.save_model_to_file(
-        str(folder / "model.int8.onnx"), use_external_data_format=False
+        str(folder / INT8), use_external_data_format=False
     )

@@ -21,6 +21,7 @@ class Stage(BaseModel):
     target: str
     rows: int
     metric: str
+    lower_is_better: bool
     value: float
     second: Metric
     reference: str | None
@@ -84,5 +85,6 @@ def _stage(hop: dict[str, Any]) -> dict[str, Any]:
     new = {k: v for k, v in hop.items() if k not in ("before", "exact")}
     name = hop["backend"]
     new["target"] = BACKENDS[name].target.name if name in BACKENDS else ""
+    new["lower_is_better"] = hop["metric"] == "loss"
     new |= {"reference": hop["before"], "bit_exact": hop["exact"]}
     return {"rows_equal": None, "vectors": None} | new

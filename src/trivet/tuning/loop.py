@@ -9,8 +9,9 @@ Not covered: more than one process.
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,23 +21,25 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import get_cosine_schedule_with_warmup
 
-from ...kernels.attention import NAME as PACKED
-from ...kernels.cpu import working
-from ...kernels.patch import patch
-from ..recipe import Tune
-from .backends import answers, batch_of, device_of
-from .render import Example
+from trivet.artifacts.artifact import Watch
+from trivet.config.method import Method
+from trivet.kernels.attention import NAME as PACKED
+from trivet.kernels.cpu import working
+from trivet.kernels.patch import patch
+from trivet.records.score import Point
+from trivet.tasks.example import Example
+from trivet.tuning.batch import batch_of, device_of, gather_logits
 
 CHECKPOINT_SECONDS = 30
 
 
-def precision(tune: Tune) -> torch.dtype:
-    """bf16 where the machine multiplies it faster than fp32, else fp32."""
+def precision(tune: Method) -> str:
+    """`bf16` where the machine multiplies it faster than fp32, else `fp32`; or what is asked."""
     if tune.precision != "auto":
-        return torch.bfloat16 if tune.precision == "bf16" else torch.float32
+        return tune.precision
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return working(torch.bfloat16)
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if working(torch.bfloat16) is torch.bfloat16 else "fp32"
 
 
 def batches(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
@@ -57,7 +60,7 @@ class State:
 
     epoch: int = 0
     step: int = 0  # within the epoch
-    curve: list[dict[str, Any]] = field(default_factory=list)
+    curve: list[Point] = field(default_factory=list)
     best: float = float("inf")
     stale: int = 0
     stopped: bool = False
@@ -73,7 +76,7 @@ def loss_of(model: PeftModel, batch: list[Example]) -> torch.Tensor:
         packed = model.config._attn_implementation == PACKED
         return cast(Tensor, model(**labelled(batch, model, packed)).loss).float()
     targets = torch.tensor([t for e in batch for t in e.targets], device=device_of(model))
-    return F.cross_entropy(answers(model, batch_of(batch, model)).float(), targets, ignore_index=-1)
+    return F.cross_entropy(gather_logits(model, batch_of(batch, model)).float(), targets, ignore_index=-1)
 
 
 def labelled(batch: list[Example], model: PeftModel, packed: bool) -> dict[str, Tensor]:
@@ -101,29 +104,30 @@ def labelled(batch: list[Example], model: PeftModel, packed: bool) -> dict[str, 
 def valid_loss(model: PeftModel, examples: list[Example], size: int) -> float:
     """Mean cross-entropy for each answer over `examples`, evaluation mode."""
     model.eval()
-    total, count = 0.0, 0
+    accum, count = 0.0, 0
     ordered = sorted(examples, key=lambda e: len(e.ids))
     for i in range(0, len(ordered), size):
         batch = ordered[i : i + size]
         n = sum(t >= 0 for e in batch for t in e.targets)
-        total += loss_of(model, batch).item() * n
+        accum += loss_of(model, batch).item() * n
         count += n
     model.train()
-    return total / count
+    return accum / count
 
 
 def fit(
     model: PeftModel,
     train: list[Example],
     valid: list[Example],
-    tune: Tune,
+    tune: Method,
+    half: bool,
     folder: Path,
-    on_step: Callable[[dict[str, Any], float], None] = lambda point, share: None,
-) -> list[dict[str, Any]]:
+    watch: Watch,
+) -> list[Point]:
     """Train `model`; leaves the best adapter in `folder`/best and returns the curve.
 
-    `on_step` gets each point of the curve and the share of the work done, 0-1. Called again with
-    the same arguments after a kill, it goes on from the last checkpoint in `folder`.
+    `half`: compute in bfloat16, the trained weights staying float32. Called again with the same
+    arguments after a kill, it goes on from the last checkpoint in `folder`.
     """
     if tune.kernels == "trivet":
         patch(model)
@@ -132,15 +136,16 @@ def fit(
         weight.data = weight.data.float()
     optimizer = torch.optim.AdamW(weights, lr=tune.learning_rate, weight_decay=0.01)
     per_epoch = len(batches(train, tune.batch, 0))
-    total = per_epoch * tune.epochs
-    schedule = get_cosine_schedule_with_warmup(optimizer, int(tune.warmup * total), total)
+    steps = per_epoch * tune.epochs
+    schedule = get_cosine_schedule_with_warmup(optimizer, int(tune.warmup * steps), steps)
     checkpoint = folder / "checkpoint.pt"
     state = _restore(checkpoint, weights, optimizer, schedule, tune.seed)
+    autocast = partial(torch.autocast, device_of(model).type, torch.bfloat16, enabled=half)
     saved = time.monotonic()
     model.train()
     for epoch, step, batch in _steps(train, tune, state):
         state.epoch, state.step = epoch, step
-        with _autocast(model, tune):
+        with autocast():
             loss = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, tune.clip)
@@ -150,21 +155,25 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         state.step += 1
         done = epoch * per_epoch + state.step
-        point = {
-            "step": done,
-            "epoch": epoch + 1,
-            "train_loss": loss.item(),
-            "valid_loss": None,
-            "learning_rate": rate,
-        }
-        state.curve.append(point)
+        valued = None
         ended = state.step == per_epoch
         if ended:
-            with _autocast(model, tune):
-                point["valid_loss"] = valid_loss(model, valid, 4 * tune.batch)
-            _judge(state, point["valid_loss"], tune.patience, model, folder)
+            with autocast():
+                valued = valid_loss(model, valid, 4 * tune.batch)
+            state.stopped = _stop_early(state, valued, tune.patience)
+            if state.stale == 0:
+                model.save_pretrained(str(folder / "best"))
             state.epoch, state.step = epoch + 1, 0
-        on_step(point, done / total)
+        point = Point(
+            step=done,
+            epoch=epoch + 1,
+            train_loss=loss.item(),
+            valid_loss=valued,
+            learning_rate=rate,
+        )
+        state.curve.append(point)
+        watch.on_point(point)
+        watch.on_progress(done / steps)
         if ended or time.monotonic() - saved > CHECKPOINT_SECONDS:
             _save(checkpoint, weights, optimizer, schedule, state)
             saved = time.monotonic()
@@ -173,7 +182,7 @@ def fit(
 
 
 def _steps(
-    train: list[Example], tune: Tune, state: State
+    train: list[Example], tune: Method, state: State
 ) -> Iterator[tuple[int, int, list[Example]]]:
     """The batches still to come, with epoch and step; ends early when `state.stopped`."""
     first = state.step
@@ -186,19 +195,13 @@ def _steps(
         first = 0
 
 
-def _judge(state: State, value: float, patience: int, model: PeftModel, folder: Path) -> None:
-    """Keep the adapter when it is the best so far; stop after `patience` epochs without one."""
+def _stop_early(state: State, value: float, patience: int) -> bool:
+    """Count the epochs since the best validation loss; `state.stale` is 0 where this is the best."""
     if value < state.best:
         state.best, state.stale = value, 0
-        model.save_pretrained(str(folder / "best"))
     else:
         state.stale += 1
-        state.stopped = state.stale >= patience
-
-
-def _autocast(model: PeftModel, tune: Tune) -> torch.autocast:
-    half = precision(tune) is torch.bfloat16
-    return torch.autocast(device_of(model).type, dtype=torch.bfloat16, enabled=half)
+    return state.stale >= patience
 
 
 def _save(path: Path, weights: list[Any], optimizer: Any, schedule: Any, state: State) -> None:
@@ -209,7 +212,7 @@ def _save(path: Path, weights: list[Any], optimizer: Any, schedule: Any, state: 
         "schedule": schedule.state_dict(),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all(),
-        "state": vars(state),
+        "state": vars(state) | {"curve": [point.model_dump() for point in state.curve]},
     }
     torch.save(content, part)
     part.replace(path)
@@ -227,4 +230,5 @@ def _restore(path: Path, weights: list[Any], optimizer: Any, schedule: Any, seed
     torch.set_rng_state(content["rng"])
     if content["cuda_rng"]:
         torch.cuda.set_rng_state_all(content["cuda_rng"])
-    return State(**content["state"])
+    curve = [Point(**point) for point in content["state"].pop("curve")]
+    return State(**content["state"], curve=curve)
