@@ -1,10 +1,10 @@
 """A vendor's own tools, where the user has them: run on the project, their report beside ours.
 
-Vitis HLS synthesises the hls4ml project; Vivado and Quartus place and route the Verilog with the
+Vitis HLS synthesizes the hls4ml project; Vivado and Quartus place and route the Verilog with the
 scripts that lie beside it. hls4ml and alkaid know the format of the reports and read them.
 None of these tools was there when this was written: the readers were tested on files in the format
-of the reports, the running with stand-ins. The result says so too.
-Not here: licences, boards, bitstreams; which tool is right (see synth.py for the open ones).
+of the reports, the running with stand-ins. The report says so too.
+Not here: licences, boards, bitstreams; which tool is right (open_tools.py has the open ones).
 """
 
 import re
@@ -16,8 +16,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from .. import UserError
-from . import tools
+from trivet.hw import tools
+from trivet.hw.errors import DesignError, ToolError
+from trivet.hw.synth.records import VendorArea, VendorReport
 
 NOTE = (
     "Read from the vendor's report. Trivet was never run with a real vendor tool: the readers "
@@ -35,26 +36,25 @@ def present() -> bool:
     return any(shutil.which(words[0]) for commands, _ in TOOLS.values() for words in commands)
 
 
-def run(hls: Path | None, verilog: Path | None, seconds: float = SECONDS) -> dict[str, Any]:
+def run(hls: Path | None, verilog: Path | None, timeout: float = SECONDS) -> VendorReport:
     """Run each tool that is on PATH, on the hls4ml project `hls` or the RTL folder `verilog`.
 
-    A key for each of `vitis`, `vivado` and `quartus` that ran: `lut`, `ff`, `dsp`, `bram` (of the
-    device's blocks), `mhz`, `seconds`, `tool`; from Vitis also `cycles` and `interval`. `failures`
-    says in words what went wrong with the others that were found, `missing` which were not. Logs
-    and reports stay in the folders.
+    A tool is killed after `timeout` seconds. Logs and the tools' own reports stay in the folders.
     """
-    found: dict[str, Any] = {"note": NOTE, "failures": {}, "missing": []}
+    reports: dict[str, VendorArea] = {}
+    failures: dict[str, str] = {}
+    missing = []
     for name, (commands, read) in TOOLS.items():
         folder = hls if name == "vitis" else verilog
         command = next((words for words in commands if shutil.which(words[0])), None)
         if command is None:
-            found["missing"].append(commands[0][0])
+            missing.append(commands[0][0])
         elif folder is not None:
             try:
-                found[name] = _report(name, command, folder, read, seconds)
-            except UserError as error:
-                found["failures"][name] = str(error)
-    return found
+                reports[name] = _report(name, command, folder, read, timeout)
+            except DesignError as error:
+                failures[name] = str(error)
+    return VendorReport(note=NOTE, failures=failures, missing=tuple(missing), **reports)
 
 
 def _report(
@@ -62,27 +62,32 @@ def _report(
     command: list[str],
     folder: Path,
     read: Callable[[Path], dict[str, Any]],
-    seconds: float,
-) -> dict[str, Any]:
+    timeout: float,
+) -> VendorArea:
     script = folder / command[-1]
     if not script.exists():
-        raise UserError(f"{script} is missing: build the FPGA design again.")
+        raise DesignError(f"{script} is missing: build the design again.")
     part = re.search(r'set device "(.*)"', script.read_text())
     if part and part[1].startswith("xc") == (name == "quartus"):
-        raise UserError(f"{script} is for the part {part[1]}, which is not of this tool's vendor.")
+        raise DesignError(
+            f"{script} is for the part {part[1]}, which is not of this tool's vendor."
+        )
     if name == "vitis":
         (folder / "build_opt.tcl").write_text(SYNTHESIS_ONLY)
     started, log = time.perf_counter(), folder / f"{name}.log"
-    if failure := tools.run(command, folder, log, seconds):
-        raise UserError(f"{failure}; {log} has what it said.")
+    try:
+        tools.run(command, folder, log, timeout)
+    except ToolError as error:
+        raise ToolError(f"{error}; {log} has what it said.") from error
     try:
         with redirect_stdout(StringIO()):  # the readers print what they miss
-            found = read(folder)
+            figures = read(folder)
+        seconds = round(time.perf_counter() - started, 1)
+        return VendorArea.model_validate(figures | {"seconds": seconds})
     except (OSError, LookupError, AssertionError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
+        raise ToolError(
             f"The report of {name} in {folder} was not understood: {error!r}"
         ) from error
-    return found | {"seconds": round(time.perf_counter() - started, 1)}
 
 
 def _vitis(folder: Path) -> dict[str, Any]:
@@ -144,8 +149,8 @@ def _quartus(folder: Path) -> dict[str, Any]:
 
 
 def _version(pattern: str, report: str) -> str:
-    found = re.search(pattern, report)
-    return found[1] if found else "of an unknown version"
+    match = re.search(pattern, report)
+    return match[1] if match else "of an unknown version"
 
 
 TOOLS: dict[str, tuple[list[list[str]], Callable[[Path], dict[str, Any]]]] = {

@@ -1,52 +1,34 @@
-"""The student: a model small enough for a chip, and what the host must feed it.
+"""Training the student: a network small enough for a chip, from a teacher's answers or from labels.
 
-The tuned language model does not fit an FPGA; a small network over hashed word and letter counts
-does, and learns most of the answers from the teacher's probabilities. The chip runs this student.
-Not here: the network itself (network.py), fixed-point numbers (quantise.py).
+The tuned language model does not fit an FPGA; a small network does, and learns most of the answers
+from the teacher's probabilities (Hinton, Vinyals and Dean 2015). The chip runs this student.
+Not here: what the host feeds it (features.py), training in fixed point (qat.py).
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
-from sklearn.feature_extraction import FeatureHasher
 from torch import Tensor, nn
 
-from .module import from_module
-from .network import Network, mlp
+from trivet.hw.module import from_module
+from trivet.hw.network import Network, mlp
 
-CAP = 1  # counts end here, so that the chip reads one bit a bin: six of them fit one table of sums
 BATCH = 64
+OnEpoch = Callable[[int, float], None]  # hears the epoch, from 1, and the mean training loss
 
 
-def features(texts: Sequence[str], bins: int, cap: int = CAP) -> np.ndarray:
-    """Counts of hashed words, word pairs and letter trigrams: uint8 [len(texts), bins], 0 to cap.
-
-    The hash is MurmurHash3 with a fixed seed: the same text gives the same row everywhere.
-    """
-    if not texts:
-        return np.zeros((0, bins), np.uint8)
-    hasher = FeatureHasher(bins, input_type="string", alternate_sign=False, dtype=np.float32)
-    return np.minimum(hasher.transform(map(_grams, texts)).toarray(), cap).astype(np.uint8)
+def ignore(epoch: int, loss: float) -> None:
+    """For training that nobody watches."""
 
 
-def _grams(text: str) -> Iterator[str]:
-    words = re.findall(r"\w+", text.lower())
-    line = f" {' '.join(words)} "
-    yield from ("w " + word for word in words)
-    yield from (f"p {first} {second}" for first, second in pairwise(words))
-    yield from ("c " + line[i : i + 3] for i in range(len(line) - 2))
-
-
-def distil(
+def distill(
     x: np.ndarray,
     targets: np.ndarray,
-    hidden: list[int],
+    hidden: Sequence[int],
     epochs: int,
     seed: int,
-    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+    on_epoch: OnEpoch = ignore,
 ) -> Network:
     """Train a student of hidden layers on x [n, features]; the rest as in `train`."""
     with torch.random.fork_rng(devices=[]):
@@ -61,13 +43,12 @@ def train(
     targets: np.ndarray,
     epochs: int,
     seed: int,
-    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+    on_epoch: OnEpoch = ignore,
 ) -> Network:
     """Train a module where it is, on x [n, …] towards targets, float [n, classes] adding to 1.
 
     The teacher's probabilities give the distilled student, one-hot rows the hard-label one.
-    `on_epoch` hears the epoch, from 1, and the mean training loss. UserError, before anything is
-    trained, for a module that cannot go on the chip.
+    Raises DesignError, before anything is trained, for a module that cannot go on the chip.
     """
     ids = from_module(module, x.shape[1:]).steps[0].kind == "embedding"
     with torch.random.fork_rng(devices=[]):
@@ -94,10 +75,10 @@ def fit(
     epochs: int,
     seed: int,
     learning_rate: float,
-    on_epoch: Callable[[int, float], None],
+    on_epoch: OnEpoch,
 ) -> None:
     """Cross-entropy against soft targets, AdamW, cosine decay. The same seed, the same weights."""
-    counts, wanted = torch.from_numpy(x).float(), torch.from_numpy(targets).float()
+    inputs, soft = torch.from_numpy(x).float(), torch.from_numpy(targets).float()
     order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, foreach=True)
     steps = epochs * -(-len(x) // BATCH)
@@ -107,7 +88,7 @@ def fit(
         for rows in torch.randperm(len(x), generator=order).split(BATCH):
             if len(rows) == 1 < len(x):  # batch-norm knows no variance of one row
                 continue
-            loss = nn.functional.cross_entropy(model(counts[rows]), wanted[rows])
+            loss = nn.functional.cross_entropy(model(inputs[rows]), soft[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
