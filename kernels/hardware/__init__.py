@@ -1,0 +1,1 @@
+"""What is known of the machines that kernels run on: published figures, dtypes, machine code."""
