@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from .. import UserError, workspace
-from . import tables, up
+from . import servers as up
+from . import tables
 
 out = Console(highlight=False)
 

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -17,8 +18,9 @@ from rich.markup import escape
 from rich.text import Text
 
 from .. import UserError, workspace
-from . import fpga_cli, kernels_cli, tables, up
+from . import fpga_cli, kernels_cli, tables
 from . import schedule as scheduling
+from . import servers as up
 from .console import AsJson, Overrides, RecipeFile, RunName, conclude, connect, out, run_folder
 from .recipe import load
 
@@ -177,7 +179,7 @@ def down() -> None:
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Which servers run, where, and whether they answer. Example: trivet status"""
-    rows = up.status(workspace())
+    rows = [asdict(row) for row in up.status(workspace())]
     if as_json:
         print(json.dumps(rows))
     else:

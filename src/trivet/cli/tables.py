@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .up import Servers
+from .servers import Servers
 
 LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False}
 FPGA_NOTE = "The chip runs the distilled student, not the language model."
