@@ -5,18 +5,16 @@ Verilog, is simulated both ways and synthesised, and the parity table says wheth
 gives the same logits. What comes out is registered beside the model, as `<model>-chip`.
 """
 
-from typing import Any
-
 from prefect import flow
 
-from .pipeline import follow
-from .recipe import load_chip, validate
-from .steps import registry
+from trivet.config.recipe import load_chip, validate
+from trivet.flows.tune import Outcome, run_pipeline
+from trivet.registry.models import chip_recipe
 
 
 @flow(name="fpga-build", description=__doc__)
-def fpga_build(model: str = "home@champion", overrides: list[str] | None = None) -> dict[str, Any]:
+def fpga_build(model: str = "home@champion", overrides: list[str] | None = None) -> Outcome:
     """`model`: `name`, `name@alias`, `name/version`, or a recipe file (`*.toml`)."""
     if model.endswith(".toml"):
-        return follow(load_chip(model, overrides))
-    return follow(validate(registry.chip_recipe(model), overrides, source=model))
+        return run_pipeline(load_chip(model, overrides))
+    return run_pipeline(validate(chip_recipe(model), overrides, source=model))

@@ -1,51 +1,62 @@
 """What can be known before training is checked before training.
 
 The machine (compiler, disk), the rows (classes, lengths, what is cut), the adapter's targets on the
-real architecture, and three rendered rows with the tokens that carry loss, for a person to look at.
+real architecture, and three rows as tokens with those that carry loss, for a person to look at.
 
-Not covered: predicting the memory that tuning will need.
+Not covered: the activations' part of the memory that tuning needs.
 """
 
 import shutil
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from transformers import PreTrainedTokenizerBase
+from trivet import UserError
+from trivet.artifacts.artifact import Artifact, Watch
+from trivet.config.recipe import Recipe
+from trivet.plugins import TASKS
+from trivet.records.card import Base, Card
+from trivet.records.check import Check
+from trivet.tasks.example import Example, Row
+from trivet.tasks.task import Task
+from trivet.tuning.adapter import ADAPTER
 
-from ... import UserError
-from ..recipe import Recipe
-from . import data as rows_of
-from . import fpga
-from . import model as base
-from .render import Example, render
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-COPIES = 6  # of the base's bytes: merged, ONNX fp32, a half for int8, the tracked copies, slack
+    from trivet.artifacts.run import Run
 
-
-@dataclass(frozen=True)
-class Check:
-    """`preview`: three rows as (token, carries loss) pairs.
-
-    Without a language model there are no tokens, no coverage and no preview. `student`: what goes
-    on the chip, in words; empty where nothing does.
-    """
-
-    rows: dict[str, int]
-    labels: list[str]
-    tokens: dict[str, float]
-    truncated: int
-    coverage: base.Coverage | None
-    preview: list[list[tuple[str, bool]]]
-    student: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "coverage": self.coverage and vars(self.coverage)}
+COPIES = 4  # of the base's bytes: merged, ONNX fp32, a half for int8, slack
+Rows = dict[str, list[Row]]
 
 
-def machine(recipe: Recipe, root: Path) -> None:
+class Checked(Artifact):
+    """check.json: what `check` says of a run's rows, adapter and chip."""
+
+    name = "check"
+    title = "check {recipe}"
+    kept_inside = True
+
+    def settings(self, run: "Run") -> dict[str, Any]:
+        recipe = run.recipe.model_dump(include={"data", "tune", "fpga"})
+        decided = run.decided.get(ADAPTER.name, {})
+        return {"data": run.data.source_md5, "recipe": recipe, "decided": decided}
+
+    def roots(self, recipe: Recipe) -> tuple[str, ...]:
+        method = (type(recipe.tune).__module__,) if recipe.tune else ()
+        return (type(self).__module__, type(TASKS[recipe.data.task]).__module__, *method)
+
+    def build(self, run: "Run", folder: Path, watch: Watch) -> None:
+        from trivet.data import dataset
+
+        rows = dataset.read(run.recipe.data, run.data.folder)
+        check(run.recipe, rows, run.root, run.decided.get(ADAPTER.name, {})).write(folder)
+
+
+CHECKED = Checked()
+
+
+def machine(recipe: Recipe, root: Path, decided: dict[str, str]) -> None:
     """Raise UserError where a tool or the disk space for the run is missing."""
     if recipe.fpga.enabled and not shutil.which("g++"):
         raise UserError(
@@ -54,74 +65,110 @@ def machine(recipe: Recipe, root: Path) -> None:
         )
     if not recipe.tune:
         return
-    folder = base.base_folder(recipe.model)
+    from trivet.tuning.base import base_folder
+
+    folder = base_folder(Base.model_validate_json(decided["base"]))
     need = COPIES * sum(f.stat().st_size for f in folder.glob("*.safetensors"))
     free = shutil.disk_usage(root).free
     if free < need:
         raise UserError(
             f"No disk space: {root} has {free / 1e9:.1f} GB free, and a run with model.base = "
-            f"'{recipe.model.base}' writes about {need / 1e9:.1f} GB (merged, ONNX, tracked "
-            "copies). Free some, or remove old folders in runs/ and .trivet/store/."
+            f"'{recipe.model.base}' writes about {need / 1e9:.1f} GB (merged, ONNX). Free some, or "
+            "remove old folders in runs/ and .trivet/store/."
         )
 
 
-def check(recipe: Recipe, rows: dict[str, list[dict[str, Any]]], root: Path) -> Check:
+def check(recipe: Recipe, rows: Rows, root: Path, decided: dict[str, str]) -> Check:
     """Check the rows, the adapter and the chip's network of a recipe; writes nothing, loads no
-    weights of a language model.
+    weights of a language model. `decided`: what the adapter's `decide` said, empty without one.
 
     Raises UserError naming the key to mend.
     """
-    task = recipe.data.task
-    counts = {k: len(v) for k, v in rows.items()}
-    labels = rows_of.labels(rows["train"], task)
+    task = TASKS[recipe.data.task]
+    labels = task.labels(rows["train"])
     if recipe.tune and "x" in rows["train"][0]:
         raise UserError(
             f"data.source = '{recipe.data.source}' holds numbers, and a language model reads text: "
             "take [tune] out of the recipe to train the chip's student on them."
         )
-    chip = _student(recipe, rows["train"], root) if recipe.fpga.enabled else ""
+    checked = Check(
+        rows={split: len(part) for split, part in rows.items()},
+        labels=labels,
+        tokens={},
+        truncated=0,
+        coverage=None,
+        memory=None,
+        preview=[],
+        student=_student(recipe, rows["train"], root, task) if recipe.fpga.enabled else "",
+    )
     if not recipe.tune:
-        return Check(counts, labels, {}, 0, None, [], chip)
-    folder = base.base_folder(recipe.model)
-    remote = recipe.model.trust_remote_code
-    tokenizer = base.load_tokenizer(folder, remote)
+        return checked
+    return checked.model_copy(update=_adapter(recipe, rows, task, labels, decided))
+
+
+def _adapter(
+    recipe: Recipe, rows: Rows, task: Task, labels: list[str], decided: dict[str, str]
+) -> dict[str, Any]:
+    """What is known of the adapter: the fields of a Check that only a language model has."""
+    from trivet.tasks.tokenizer import load_tokenizer
+    from trivet.tuning import base
+
+    assert recipe.tune
+    model = Base.model_validate_json(decided["base"])
+    folder, remote = base.base_folder(model), model.trust_remote_code
+    tokenizer = load_tokenizer(folder, remote)
     meta = base.load(folder, task, labels, device="meta", trust_remote_code=remote)
-    covered = base.coverage(meta, recipe.tune, task)
-    rendered = {k: render(v, recipe.data, labels, tokenizer) for k, v in rows.items() if v}
-    examples = rendered["train"].examples
+    coverage = recipe.tune.coverage(meta, task)
+    card = Card(
+        task=task.name,
+        prompt=recipe.data.prompt,
+        max_length=recipe.data.max_length,
+        labels=labels,
+        model=model,
+    )
+    tokenized = {k: task.tokenize(v, card, labels, tokenizer) for k, v in rows.items() if v}
+    examples = tokenized["train"].examples
     if not any(t >= 0 for e in examples for t in e.targets):
         raise UserError("data.source: no training row carries loss: every reply or label is empty.")
-    lengths = [len(e.ids) for r in rendered.values() for e in r.examples]
-    return Check(
-        rows=counts,
-        labels=labels,
-        tokens={"median": statistics.median(lengths), "max": max(lengths)},
-        truncated=sum(r.truncated for r in rendered.values()),
-        coverage=covered,
-        preview=[_marked(e, tokenizer, task) for e in examples[:3]],
-        student=chip,
-    )
+    lengths = [len(e.ids) for r in tokenized.values() for e in r.examples]
+    notes = []
+    if not recipe.tune.merges:
+        notes.append(
+            f"tune.method = '{recipe.tune.name}' does not merge into the base: the run makes the "
+            "adapter alone, and nothing for a CPU."
+        )
+    return {
+        "tokens": {"median": statistics.median(lengths), "max": max(lengths)},
+        "truncated": sum(r.truncated for r in tokenized.values()),
+        "coverage": coverage,
+        "memory": recipe.tune.memory(coverage, decided["precision"] == "bf16"),
+        "preview": [_marked(e, tokenizer, task) for e in examples[:3]],
+        "notes": notes,
+    }
 
 
-def _student(recipe: Recipe, rows: list[dict[str, Any]], root: Path) -> str:
+def _student(recipe: Recipe, rows: list[Row], root: Path, task: Task) -> str:
     """The chip's network in words; UserError where it could not be built."""
-    network, inputs = fpga.prepare(recipe, rows, root)
-    found = len(rows_of.labels(rows))
-    if network and network.shapes[-1] != (found,):
+    import numpy as np
+
+    from trivet.fpga.training import prepare
+
+    network, inputs = prepare(recipe.fpga, rows, root)
+    classes = len(task.labels(rows))
+    if network and network.shapes[-1] != (classes,):
         raise UserError(
             f"fpga.module = '{recipe.fpga.module}' gives {network.shapes[-1][0]} logits, and the "
-            f"training rows have {found} labels: make its last layer give {found}."
+            f"training rows have {classes} labels: make its last layer give {classes}."
         )
-    sizes = [*recipe.fpga.hidden, found]
+    sizes = [*recipe.fpga.hidden, classes]
     shapes = network.shapes if network else [np.shape(inputs.read(rows[:1])[0]), *zip(sizes)]
     chain = " → ".join("×".join(map(str, shape)) for shape in shapes)
-    return f"{inputs.kind} ({inputs.given}): {chain}"
+    return f"{inputs.kind} ({inputs.input_type}): {chain}"
 
 
 def _marked(
-    example: Example, tokenizer: PreTrainedTokenizerBase, task: str
+    example: Example, tokenizer: "PreTrainedTokenizerBase", task: Task
 ) -> list[tuple[str, bool]]:
     """Tokens as text; marked where loss is taken: the answered position, or the reply's tokens."""
-    shift = 1 if task == "generate" else 0
-    carries = {p + shift for p in example.positions}
-    return [(str(tokenizer.decode([token])), i in carries) for i, token in enumerate(example.ids)]
+    trained = task.trained(example)
+    return [(str(tokenizer.decode([token])), i in trained) for i, token in enumerate(example.ids)]
