@@ -8,45 +8,45 @@ student. Not here: another encoding of columns that are not numbers.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
-from ... import UserError
-from ...hw import student
-from ...hw.fixed import Fixed
-from ...hw.network import Network
-from ...hw.quantise import COUNTS
-from ..recipe import Fpga
+from trivet import UserError
+from trivet.config.fpga import Fpga
+from trivet.data import numbers
+from trivet.hw.features import COUNT_TYPE, hash_ngrams
+from trivet.hw.fixed import Fixed
+from trivet.hw.network import Network
+from trivet.records.record import Record
+from trivet.tasks.example import Row
 
-FILE = "inputs.json"
-Rows = Sequence[dict[str, Any]]
 
-
-@dataclass(frozen=True)
-class Inputs:
-    """`given`: the type of the values. `bins`: of counts. `shifts`: numbers are divided by two to
+class Inputs(Record):
+    """inputs.json. `input_type`: the type of the values. `bins`: of counts. `shifts`: numbers are divided by two to
     the power of their column's (the last axis of the network's row). `tokens`: ids are below it.
     `shape`: of a row in the data; of counts it is empty.
     """
 
+    file: ClassVar[str] = "inputs.json"
+    newest: ClassVar[int] = 2
+    version: int = 2
+
     kind: Literal["counts", "numbers", "ids"]
-    given: Fixed
+    input_type: Fixed
     shape: tuple[int, ...] = ()
     bins: int = 0
     shifts: tuple[int, ...] = ()
     tokens: int = 0
 
-    def read(self, rows: Rows) -> np.ndarray:
+    def read(self, rows: Sequence[Row]) -> np.ndarray:
         """uint8 [n, bins] counts, float32 [n, …] numbers, or int64 [n, length] ids.
 
         UserError names a row that has another shape, or a value that is no token.
         """
         if self.kind == "counts":
-            return student.features([row["text"] for row in rows], self.bins)
+            return hash_ngrams([row["text"] for row in rows], self.bins)
         x = np.array([row["x"] for row in rows], np.float64)
         if x.shape[1:] != self.shape:
             raise UserError(
@@ -78,29 +78,41 @@ class Inputs:
             network.weights[at].data = weight
         return network
 
-    def write(self, folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(asdict(self)) + "\n")
+    def row(self, text: str) -> Row:
+        """A row from what a person typed: the text itself, or a list of numbers. UserError."""
+        if self.kind == "counts":
+            return {"text": text}
+        try:
+            return {"x": numbers.checked(json.loads(text), lambda column, why: UserError(why))}
+        except (ValueError, UserError) as e:
+            raise UserError(
+                f"TEXT = '{text:.40}': this run answers numbers ({e}); give them as a list, "
+                "[0, 1.5]."
+            ) from None
 
     @classmethod
-    def load(cls, folder: Path) -> "Inputs":
-        found = json.loads((folder / FILE).read_text())
-        found["given"] = Fixed(**found["given"])
-        found |= {name: tuple(found[name]) for name in ("shape", "shifts")}  # JSON has lists
-        return cls(**found)
+    def upgrade(cls, tree: Any) -> dict[str, Any]:
+        """Version 1 called the input's type `given`."""
+        return {("input_type" if key == "given" else key): value for key, value in tree.items()}
 
 
-def inputs_of(rows: Rows, chip: Fpga, network: Network | None) -> Inputs:
+def inputs_of(rows: Sequence[Row], chip: Fpga, network: Network | None) -> Inputs:
     """How these training rows are fed to a network (None: one of `fpga.hidden` dense layers)."""
     if "text" in rows[0]:
-        return Inputs("counts", COUNTS, bins=chip.bins)
+        return Inputs(kind="counts", input_type=COUNT_TYPE, bins=chip.bins)
     x = np.array([row["x"] for row in rows], np.float64)
     if network and network.steps[0].kind == "embedding":
         tokens = len(network.weights[0])
         bits = max(1, (tokens - 1).bit_length())
-        return Inputs("ids", Fixed(bits, bits, signed=False), x.shape[1:], tokens=tokens)
+        input_type = Fixed(bits, bits, signed=False)
+        return Inputs(kind="ids", input_type=input_type, shape=x.shape[1:], tokens=tokens)
     columns = x.reshape(-1, network.shape[-1] if network else x.shape[-1])
     part, reach = np.frexp(np.abs(columns).max(0))
     shifts = reach - (part == 0.5)  # a largest value that is a power of two loses one step
     signed = bool((columns < 0).any())
-    given = Fixed(chip.input_bits, int(signed), signed)
-    return Inputs("numbers", given, x.shape[1:], shifts=tuple(map(int, shifts)))
+    return Inputs(
+        kind="numbers",
+        input_type=Fixed(chip.input_bits, int(signed), signed),
+        shape=x.shape[1:],
+        shifts=tuple(map(int, shifts)),
+    )

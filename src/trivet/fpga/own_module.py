@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ... import UserError
-from ..recipe import Fpga
+from trivet import UserError
+from trivet.config.fpga import Fpga
 
 
 def load(chip: Fpga, root: Path) -> nn.Module | None:
@@ -27,7 +27,7 @@ def load(chip: Fpga, root: Path) -> nn.Module | None:
     if not chip.module:
         return None
     name, _, builder = chip.module.rpartition(":")
-    key, file = f"fpga.module = '{chip.module}'", found("fpga.module", name, root)
+    key, file = f"fpga.module = '{chip.module}'", file_of("fpga.module", name, root)
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise UserError(f"{key}: {file} is not a Python file.")
@@ -43,7 +43,7 @@ def load(chip: Fpga, root: Path) -> nn.Module | None:
         raise UserError(f"{key}: {builder}() gave a {type(module).__name__}, not a torch module.")
     if chip.weights:
         try:
-            module.load_state_dict(load_file(found("fpga.weights", chip.weights, root)))
+            module.load_state_dict(load_file(file_of("fpga.weights", chip.weights, root)))
         except (SafetensorError, RuntimeError) as e:
             raise UserError(
                 f"fpga.weights = '{chip.weights}': {e}. It must hold the state of {chip.module}: "
@@ -52,7 +52,7 @@ def load(chip: Fpga, root: Path) -> nn.Module | None:
     return module
 
 
-def found(key: str, name: str, root: Path) -> Path:
+def file_of(key: str, name: str, root: Path) -> Path:
     """A file of the recipe's, from where one stands or in the workspace."""
     path = Path(name).expanduser()
     for file in (path, root / path):
@@ -65,7 +65,7 @@ def identity(chip: Fpga, root: Path) -> dict[str, str]:
     """sha256 of the files that the recipe names for its network."""
     names = {"module": chip.module.rpartition(":")[0], "weights": chip.weights}
     return {
-        key: hashlib.sha256(found(f"fpga.{key}", name, root).read_bytes()).hexdigest()
+        key: hashlib.sha256(file_of(f"fpga.{key}", name, root).read_bytes()).hexdigest()
         for key, name in names.items()
         if name
     }

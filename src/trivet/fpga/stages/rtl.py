@@ -1,0 +1,52 @@
+"""RTL: the Verilog with its simulation, cycle by cycle."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trivet.artifacts.artifact import Artifact, Watch
+from trivet.fpga.stages.compiled import Compiled, CompiledBackend, golden_rows
+from trivet.fpga.stages.verilog import VERILOG
+from trivet.plugins import ARTIFACTS, BACKENDS
+
+if TYPE_CHECKING:
+    from trivet.artifacts.run import Run
+    from trivet.config.recipe import Recipe
+
+
+class Rtl(Compiled):
+    """A copy of the Verilog, compiled, and what was measured: a tool that fails leaves the other."""
+
+    name = "rtl"
+    title = "compile {recipe} for RTL simulation"
+
+    def parents(self, recipe: "Recipe") -> tuple[Artifact, ...]:
+        return (VERILOG,)
+
+    def build(self, run: "Run", folder: Path, watch: Watch) -> None:
+        from trivet.fpga.errors import recipe_keys
+        from trivet.hw.fixed import FixedNetwork
+        from trivet.hw.rtl.project import verify
+
+        shutil.copytree(run.path(VERILOG), folder, dirs_exist_ok=True)
+        fixed = FixedNetwork.load(folder)
+        with recipe_keys():
+            verify(fixed, folder, golden_rows(run, fixed))
+
+
+RTL = ARTIFACTS.add(Rtl())
+
+
+class RtlBackend(CompiledBackend):
+    name = "rtl"
+    artifact = RTL
+    words = "Verilog, simulated cycle by cycle"
+    vectors = 20_000
+
+    def network(self, folder: Path) -> Any:
+        from trivet.hw.rtl.simulation import RtlSim
+
+        return RtlSim(folder)
+
+
+BACKENDS.add(RtlBackend())
