@@ -25,7 +25,7 @@ from trivet.config.recipe import Recipe, load
 from trivet.data import dataset
 from trivet.evaluate import parity
 from trivet.evaluate.score import Scored
-from trivet.flows.progress import done, progress, use_gpu
+from trivet.flows.progress import console, done, progress, use_gpu
 from trivet.records.check import Check
 from trivet.records.dataset import RunData
 from trivet.records.lineage import Lineage, Registered
@@ -197,7 +197,9 @@ def begin(recipe: Recipe) -> tuple[Run, Check]:
     run = Run.begin(root, recipe, version_data(recipe, root).result())
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, name=run.name)
-    check.machine(recipe, root, run.decided.get(ADAPTER.name, {}))
+    for note in check.machine(recipe, root, run.decided.get(ADAPTER.name, {})):
+        console.print(note, style="yellow", soft_wrap=True, markup=False)
+    fetch_student(run)
     checked = Check.read(build(run, check.CHECKED).result())
     write_text(run.folder / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
     data = run.data
@@ -211,6 +213,14 @@ def begin(recipe: Recipe) -> tuple[Run, Check]:
     splits = [{"split": name, "rows": count} for name, count in checked.rows.items()]
     create_table_artifact(splits, key="data", description=f"{recipe.data.source}, {data.md5}")
     return run, checked
+
+
+def fetch_student(run: Run) -> None:
+    """The student of the registered model that a recipe names, where the chip's build takes it."""
+    if run.recipe.fpga.student:
+        folder = registered(run.root, run.recipe)
+        if not folder.exists():
+            registry.student(run.recipe.fpga.student, folder)
 
 
 def build_all(run: Run, tracked: str) -> dict[Backend, str]:

@@ -11,7 +11,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trivet import UserError
+from trivet import UserError, extras
 from trivet.artifacts.artifact import Artifact, Watch
 from trivet.config.recipe import Recipe
 from trivet.plugins import TASKS
@@ -56,15 +56,29 @@ class Checked(Artifact):
 CHECKED = Checked()
 
 
-def machine(recipe: Recipe, root: Path, decided: dict[str, str]) -> None:
-    """Raise UserError where a tool or the disk space for the run is missing."""
+def machine(recipe: Recipe, root: Path, decided: dict[str, str]) -> list[str]:
+    """Raise UserError where a tool or the disk space for the run is missing; what is missing for a
+    part of the run alone is returned in words.
+    """
+    notes = []
+    if recipe.fpga.enabled and (absent := extras.missing("fpga")):
+        brings = extras.install("fpga")
+        if {"alkaid", "hls4ml"} & set(absent):
+            raise UserError(
+                f"fpga.enabled = true, but {', '.join(absent)} is not installed: {brings}; or set "
+                "fpga.enabled = false."
+            )
+        notes.append(
+            f"{', '.join(absent)} is not installed, so what needs it will be missing and the run "
+            f"refused: {brings}."
+        )
     if recipe.fpga.enabled and not shutil.which("g++"):
         raise UserError(
             "fpga.enabled = true, but g++ is not on the PATH: it compiles the C simulation. "
             "Install g++ (Debian, Ubuntu: apt-get install g++), or set fpga.enabled = false."
         )
     if not recipe.tune:
-        return
+        return notes
     from trivet.tuning.base import base_folder
 
     folder = base_folder(Base.model_validate_json(decided["base"]))
@@ -76,6 +90,7 @@ def machine(recipe: Recipe, root: Path, decided: dict[str, str]) -> None:
             f"'{recipe.model.base}' writes about {need / 1e9:.1f} GB (merged, ONNX). Free some, or "
             "remove old folders in runs/ and .trivet/store/."
         )
+    return notes
 
 
 def check(recipe: Recipe, rows: Rows, root: Path, decided: dict[str, str]) -> Check:
@@ -161,7 +176,7 @@ def _student(recipe: Recipe, rows: list[Row], root: Path, task: Task) -> str:
             f"training rows have {classes} labels: make its last layer give {classes}."
         )
     sizes = [*recipe.fpga.hidden, classes]
-    shapes = network.shapes if network else [np.shape(inputs.read(rows[:1])[0]), *zip(sizes)]
+    shapes = network.shapes if network else [np.shape(inputs.encode(rows[:1])[0]), *zip(sizes)]
     chain = " → ".join("×".join(map(str, shape)) for shape in shapes)
     return f"{inputs.kind} ({inputs.input_type}): {chain}"
 

@@ -25,16 +25,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """What a stage runs on, and by what."""
+    """What a stage runs on, and by what; `note`: what a reader must know where it is not alone."""
 
     name: str
     title: str
     by: str
+    note: str = ""
 
 
 GPU = Target("gpu", "GPU", "torch")
 CPU = Target("cpu", "CPU", "ONNX Runtime")
-FPGA = Target("fpga", "FPGA", "student")
+FPGA = Target(
+    "fpga", "FPGA", "student", "The chip runs the distilled student, not the language model."
+)
 
 
 class Session(Protocol):

@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .. import workspace
-from .console import AsJson, out
-from .tables import LOOK
+from trivet import UserError, workspace
+from trivet.cli.console import AsJson, out
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
 
@@ -26,18 +25,18 @@ def kernels(context: typer.Context, as_json: AsJson = False) -> None:
     """
     if context.invoked_subcommand:
         return
-    found = _collect()
+    record = _collect()
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(record))
     else:
-        _table(found)
+        _table(record)
         out.print(
-            f"\nCompiled {len(found['kernels'])} kernels for four targets, interpreted "
-            f"{len(found['errors'])} operators, modelled {len(found['traffic'])} layers; "
+            f"\nCompiled {len(record['kernels'])} kernels for four targets, interpreted "
+            f"{len(record['errors'])} operators, modelled {len(record['traffic'])} layers; "
             "nothing was timed."
         )
         out.print("Next:    trivet kernels docs\n         trivet kernels bench", soft_wrap=True)
-    _refuse(found)
+    _refuse(record)
 
 
 @app.command()
@@ -46,12 +45,12 @@ def docs() -> None:
 
     Example: trivet kernels docs
     """
-    from ..kernels import report
+    record = _collect()
+    from trivet.kernels.verify import report
 
-    found = _collect()
-    for path in report.write(found, workspace() / "docs"):
+    for path in report.write(record, workspace() / "docs"):
         out.print(f"wrote {_short(path)}", soft_wrap=True)
-    _refuse(found)
+    _refuse(record)
 
 
 @app.command()
@@ -63,34 +62,44 @@ def bench(
 
     Example: trivet kernels bench
     """
-    from ..kernels import bench as benching
+    from trivet.extras import require
 
-    benching.device()  # no GPU: ends here, in words
-    with _bar("measuring") as tell:
-        found = benching.run(tell, minutes * 60)
+    require("gpu", "The comparison with other kernels")
+    from trivet.kernels.verify import benchmark
+
+    try:
+        benchmark.device()  # no GPU: ends here, in words
+    except benchmark.NoDevice as error:
+        raise UserError(f"{error} `trivet kernels` shows that.") from None
+    with _bar("measuring") as on_progress:
+        record = benchmark.run(on_progress, minutes * 60)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(record))
         return
-    path = benching.write(found, workspace() / "docs")
-    out.print(benching.document(found))
+    path = benchmark.write(record, workspace() / "docs")
+    out.print(benchmark.document(record))
     out.print(f"wrote {_short(path)}", soft_wrap=True)
 
 
 def _collect() -> dict[str, Any]:
-    from ..kernels import evidence
+    from trivet.extras import require
 
-    with _bar("compiling, interpreting, metering") as tell:
-        return evidence.collect(tell)
+    require("gpu", "The comparison with other kernels")
+    from trivet.kernels.verify import verification
+
+    with _bar("compiling, interpreting, metering") as on_progress:
+        return verification.collect(on_progress)
 
 
-def _table(found: dict[str, Any]) -> None:
-    from ..kernels import evidence, report
-    from ..kernels.spec import TARGETS
+def _table(record: dict[str, Any]) -> None:
+    from trivet.cli.tables import LOOK
+    from trivet.kernels.hardware.gpus import TARGETS
+    from trivet.kernels.verify import report, verification
 
     grid = Table("kernel", **LOOK, padding=(0, 1, 0, 0))
     for name in ("error", "launches", "bytes", *TARGETS):
         grid.add_column(name, justify="right", no_wrap=True)
-    for r in evidence.summary(found):
+    for r in verification.summary(record):
         if r["op"]:
             grid.add_section()
             count = str(r["launches"])
@@ -106,8 +115,8 @@ def _table(found: dict[str, Any]) -> None:
     layers = Table("layer", "direction", **LOOK)
     for name in ("launches", "MB", "× least", "saved MB"):
         layers.add_column(name, justify="right", no_wrap=True)
-    for place, r in enumerate(found["traffic"]):
-        if r["shape"] == found["traffic"][0]["shape"]:
+    for place, r in enumerate(record["traffic"]):
+        if r["shape"] == record["traffic"][0]["shape"]:
             layers.add_row(
                 r["layer"],
                 r["direction"],
@@ -117,22 +126,20 @@ def _table(found: dict[str, Any]) -> None:
                 f"{r['saved'] / 1e6:,.1f}",
                 style="bold" if place < 2 else "",
             )
-    out.print(f"\nOne LoRA layer, {found['traffic'][0]['shape']}, bfloat16, modelled")
+    out.print(f"\nOne LoRA layer, {record['traffic'][0]['shape']}, bfloat16, modelled")
     out.print(layers)
 
 
-def _refuse(found: dict[str, Any]) -> None:
+def _refuse(record: dict[str, Any]) -> None:
     """Exit 3 when the compile gate refuses a kernel or an error is too large."""
-    refused = found["faults"] + [
-        f"{r['op']}: error {r['ratio']:.3g} × eager's, at most {r['bound']:g} is allowed"
-        for r in found["errors"]
-        if r["ratio"] > r["bound"]
-    ]
-    for fault in refused:
+    from trivet.kernels.verify import verification
+
+    refusals = verification.refusals(record)
+    for words in refusals:
         Console(stderr=True, highlight=False).print(
-            f"[bold red]Refused:[/] {fault}", soft_wrap=True
+            f"[bold red]Refused:[/] {words}", soft_wrap=True
         )
-    if refused:
+    if refusals:
         raise typer.Exit(3)
 
 

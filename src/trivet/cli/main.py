@@ -7,22 +7,29 @@ import errno
 import json
 import logging
 import os
-import sys
 import warnings
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from click import Context, HelpFormatter
 from rich.text import Text
+from typer.core import TyperCommand
 
-from .. import UserError, workspace
-from . import fpga_cli, kernels_cli, tables
-from . import schedule as scheduling
-from . import servers as up
-from .console import AsJson, Overrides, RecipeFile, RunName, conclude, connect, out, run_folder
-from .recipe import load
+from trivet import UserError, workspace
+from trivet.cli import chip, kernels
+from trivet.cli.console import (
+    AsJson,
+    Overrides,
+    RecipeFile,
+    RunName,
+    conclude,
+    connect,
+    fail,
+    out,
+    run_folder,
+    typed,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,8 +37,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.add_typer(kernels_cli.app, name="kernels")
-app.add_typer(fpga_cli.app, name="fpga")
+app.add_typer(kernels.app, name="kernels")
+app.add_typer(chip.app, name="fpga")
+
+
+class WithBackends(TyperCommand):
+    """A command whose help names the registered backends; they are looked up only then."""
+
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        from trivet.plugins import BACKENDS
+
+        for parameter in self.params:
+            if parameter.name == "backend":
+                parameter.help = ", ".join(BACKENDS) + "; unnamed, the run's preferred one"  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
+Backend = Annotated[str | None, typer.Option(help="Who answers.")]
 
 
 @app.callback()
@@ -45,43 +67,53 @@ def run(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False
 
     Example: trivet run home.toml tune.rank=8
     """
+    from trivet.config.recipe import load
+
     load(recipe, overrides)  # a bad recipe ends here, before any server starts
     servers = connect()
-    from .pipeline import tune
+    from trivet.flows.tune import tune
 
-    conclude(lambda: tune(recipe, overrides), servers, as_json)
+    conclude(lambda: tune(recipe, overrides), servers, typed(recipe, overrides), as_json)
 
 
 @app.command()
 def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """What can be known before training: rows, labels, lengths, LoRA targets, three rendered rows.
+    """What can be known before training: rows, labels, lengths, LoRA targets, three rows as tokens.
 
     Example: trivet check home.toml data.source=mine.csv
     """
-    from .steps import check as step
-    from .steps import data
+    from trivet import check as checking
+    from trivet.cli import tables
+    from trivet.config.recipe import load
+    from trivet.data import dataset
+    from trivet.tuning.adapter import ADAPTER
 
     chosen, root = load(recipe, overrides), workspace()
-    rows, card = data.peek(chosen, root)
-    step.machine(chosen, root)
-    found = step.check(chosen, rows, root)
+    rows, card = dataset.peek(chosen.data, root)
+    decided = ADAPTER.decide(chosen, root) if ADAPTER.wanted(chosen) else {}
+    notes = checking.machine(chosen, root, decided)
+    checked = checking.check(chosen, rows, root, decided)
+    checked = checked.model_copy(update={"notes": [*notes, *checked.notes]})
     if as_json:
-        print(json.dumps(found.as_dict() | {"card": card}))
+        print(checked.model_dump_json())
     else:
-        tables.check(out, found, card)
+        tables.check(out, checked, card)
 
 
 @app.command()
 def compare(first: RunName, second: RunName, as_json: AsJson = False) -> None:
-    """Two runs side by side: what differs in the recipe, and every hop's figures.
+    """Two runs side by side: what differs in the recipe, and every stage's figures.
 
     Example: trivet compare home-1a2b3c4-5d6e7f8 latest
     """
-    found = tables.comparison(run_folder(first), run_folder(second))
+    from trivet.cli import tables
+    from trivet.evaluate.comparison import compare_runs
+
+    comparison = compare_runs(run_folder(first), run_folder(second))
     if as_json:
-        print(json.dumps(found))
+        print(comparison.model_dump_json())
     else:
-        tables.compare(out, found)
+        tables.compare(out, comparison)
 
 
 @app.command()
@@ -94,65 +126,63 @@ def why(
     Example: trivet why home@previous
     """
     connect()
-    from .steps import registry
+    from trivet import registry
+    from trivet.cli import tables
 
     names = [model] if model else registry.registered()
     if not names:
         raise UserError("No model is registered yet: `trivet run home.toml` makes the first.")
     chains = [registry.why(name) for name in names]
     if as_json:
-        print(json.dumps(chains[0] if model else chains))
+        texts = [chain.model_dump_json() for chain in chains]
+        print(texts[0] if model else f"[{', '.join(texts)}]")
     else:
         for chain in chains:
             tables.chain(out, chain)
 
 
-@app.command()
+@app.command(cls=WithBackends)
 def predict(
     run: RunName,
     text: Annotated[str, typer.Argument(help="What to answer.")],
-    backend: Annotated[
-        str, typer.Option(help="adapter, merged, onnx-fp32, onnx-int8, hls-csim, ...")
-    ] = "onnx-fp32",
+    backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
     """One answer from one backend of a run.
 
     Example: trivet predict latest "turn off the kitchen light" --backend onnx-int8
     """
-    from .steps import answer
+    from trivet.cli import tables
+    from trivet.serve.answer import predict as answer
 
-    found = answer.predict(run_folder(run), text, backend)
+    folder = run_folder(run)
+    result, who = answer(folder, text, backend)
     if as_json:
-        print(json.dumps(found))
+        question = {"run": folder.name, "backend": who.name, "text": text}
+        print(json.dumps(question | result.model_dump(exclude={"version"})))
     else:
-        tables.prediction(out, found)
+        tables.answer(out, result)
 
 
-@app.command()
-def chat(
-    run: RunName,
-    backend: Annotated[
-        str, typer.Option(help="merged, adapter, onnx-fp32 or onnx-int8")
-    ] = "merged",
-) -> None:
-    """Talk to the tuned model of a `generate` run; an empty line ends it.
+@app.command(cls=WithBackends)
+def chat(run: RunName, backend: Backend = None) -> None:
+    """Talk to the tuned model of a run that replies; an empty line ends it.
 
     Example: trivet chat latest
     """
-    from .steps import answer
+    from trivet.serve.answer import chatting
 
-    said: list[dict[str, str]] = []
-    talk = answer.chatting(run_folder(run), backend)
+    messages: list[dict[str, str]] = []
+    reply = chatting(run_folder(run), backend)
     out.print("[dim]An empty line ends the conversation.[/]")
     while text := _ask():
-        said.append({"role": "user", "content": text})
-        said.append({"role": "assistant", "content": talk(said)})
-        out.print(Text(said[-1]["content"], style="green"))
+        messages.append({"role": "user", "content": text})
+        messages.append({"role": "assistant", "content": reply(messages)})
+        out.print(Text(messages[-1]["content"], style="green"))
 
 
-@app.command("up")
-def start(
+@app.command()
+def up(
     prefect_port: Annotated[int | None, typer.Option(help="Prefect's port [default: 4200]")] = None,
     mlflow_port: Annotated[int | None, typer.Option(help="MLflow's port [default: 5000]")] = None,
 ) -> None:
@@ -160,26 +190,33 @@ def start(
 
     Example: trivet up --prefect-port 4201
     """
+    from trivet.flows import schedule, servers
+
     root = workspace()
-    servers = up.up(root, prefect_port, mlflow_port)
-    os.environ.update(servers.environment())
-    scheduling.deploy(root, servers)
+    running = servers.up(root, prefect_port, mlflow_port)
+    os.environ.update(running.environment())
+    schedule.deploy(root, running)
     out.print(
-        f"Prefect  {servers.prefect_url}\nMLflow   {servers.mlflow_url}\nStop     trivet down"
+        f"Prefect  {running.prefect_url}\nMLflow   {running.mlflow_url}\nStop     trivet down"
     )
 
 
 @app.command()
 def down() -> None:
     """Stop what `trivet up` started. Example: trivet down"""
-    stopped = up.down(workspace())
+    from trivet.flows import servers
+
+    stopped = servers.down(workspace())
     out.print(f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running.")
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Which servers run, where, and whether they answer. Example: trivet status"""
-    rows = [asdict(row) for row in up.status(workspace())]
+    from trivet.cli import tables
+    from trivet.flows import servers
+
+    rows = [asdict(row) for row in servers.status(workspace())]
     if as_json:
         print(json.dumps(rows))
     else:
@@ -187,8 +224,8 @@ def status(as_json: AsJson = False) -> None:
         tables.rows([{c: row[c] or "" for c in columns} for row in rows], out)
 
 
-@app.command()
-def schedule(
+@app.command("schedule")
+def schedule_recipe(
     recipe: RecipeFile,
     overrides: Overrides = None,
     cron: Annotated[str | None, typer.Option(help='When, for example "0 2 * * *"')] = None,
@@ -201,16 +238,19 @@ def schedule(
 
     Example: trivet schedule home.toml --cron "0 2 * * *"
     """
+    from trivet.config.recipe import load
+    from trivet.flows import schedule
+
     load(recipe, overrides)
     root, servers = workspace(), connect()
-    scheduling.deploy(root, servers)
+    schedule.deploy(root, servers)
     if remove:
-        scheduling.unschedule(root, servers, recipe)
+        schedule.unschedule(root, servers, recipe)
         out.print(f"{recipe} is no longer scheduled.")
     elif after is not None:
-        out.print(f"Flow run {scheduling.run_later(root, servers, recipe, overrides or [], after)}")
+        out.print(f"Flow run {schedule.run_later(root, servers, recipe, overrides or [], after)}")
     elif cron:
-        scheduling.schedule(root, servers, recipe, overrides or [], cron)
+        schedule.schedule(root, servers, recipe, overrides or [], cron)
         out.print(f"{recipe} runs at '{cron}'. See {servers.prefect_url}/deployments")
     else:
         raise UserError('Say when: --cron "0 2 * * *", or --in 60 for once.')
@@ -232,19 +272,21 @@ def main() -> None:
     try:
         app()
     except UserError as e:
-        _fail(str(e))
+        fail(str(e))
+    except ModuleNotFoundError as e:
+        from trivet import extras
+
+        extra = extras.bringing(e.name or "")
+        if extra is None:
+            raise
+        fail(f"The package {e.name} is not installed: {extras.install(extra)}.")
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _fail(
+        fail(
             f"No disk space left ({e.filename or 'while writing'}): free some, then run the same "
             "command again."
         )
-
-
-def _fail(message: str) -> None:
-    Console(stderr=True, highlight=False).print(f"[red]error:[/] {escape(message)}", soft_wrap=True)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,13 @@ def compare(
         baseline=baseline,
         stages=stages,
         refused=refused,
+        notes=_notes(backends),
     )
+
+
+def _notes(backends: list[Backend]) -> list[str]:
+    targets = list(dict.fromkeys(backend.target for backend in backends))
+    return [t.note for t in targets if t.note] if len(targets) > 1 else []
 
 
 def check(table: ParityTable) -> None:

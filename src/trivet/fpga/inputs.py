@@ -40,7 +40,7 @@ class Inputs(Record):
     shifts: tuple[int, ...] = ()
     tokens: int = 0
 
-    def read(self, rows: Sequence[Row]) -> np.ndarray:
+    def encode(self, rows: Sequence[Row]) -> np.ndarray:
         """uint8 [n, bins] counts, float32 [n, …] numbers, or int64 [n, length] ids.
 
         UserError names a row that has another shape, or a value that is no token.

@@ -55,9 +55,9 @@ def distillation_targets(
     """
     if teacher is None:
         truth = [labels.index(row["label"]) for row in rows["train"]]
-        return Lesson(inputs.read(rows["train"]), np.eye(len(labels), dtype=np.float32)[truth])
+        return Lesson(inputs.encode(rows["train"]), np.eye(len(labels), dtype=np.float32)[truth])
     soft = np.exp(teacher - teacher.max(1, keepdims=True))
-    x = inputs.read([*rows["pool"], *rows["train"]])
+    x = inputs.encode([*rows["pool"], *rows["train"]])
     return Lesson(x, soft / soft.sum(1, keepdims=True))
 
 
@@ -87,7 +87,7 @@ def learn(
 
     def accuracy(model: Network | FixedNetwork, split: str) -> float:
         right = [labels.index(row["label"]) for row in rows[split]]
-        return float((model.logits(inputs.read(rows[split])).argmax(1) == right).mean())
+        return float((model.logits(inputs.encode(rows[split])).argmax(1) == right).mean())
 
     hard = None
     if teacher is not None:
@@ -116,14 +116,14 @@ def learn(
         parameters=sum(p.numel() for p in network.parameters()),
         distilled_value=accuracy(network, "test"),
         valid_value=accuracy(fixed, "valid"),
-        layers=_layers(fixed, lesson.x, inputs.read(rows["test"])),
+        layers=_layers(fixed, lesson.x, inputs.encode(rows["test"])),
     )
     return Student(network, fixed, inputs, facts)
 
 
 def baseline(inputs: Inputs, rows: Rows) -> Baseline:
     """Logistic regression on what the student is fed; token ids as one-hot."""
-    x = {split: inputs.read(rows[split]) for split in ("train", "test")}
+    x = {split: inputs.encode(rows[split]) for split in ("train", "test")}
     ids = x["train"].dtype.kind == "i"
     scaler = OneHotEncoder(handle_unknown="ignore") if ids else StandardScaler()
     flat = {split: part.reshape(len(part), -1) for split, part in x.items()}
@@ -140,7 +140,7 @@ def search_rows(
     lesson = distillation_targets(inputs, rows, labels, teacher)
     right = np.array([labels.index(row["label"]) for row in rows["valid"]])
     network = _train(chip, root, inputs, lesson, chip.epochs) if own else None
-    judged = inputs.read(rows["valid"])
+    judged = inputs.encode(rows["valid"])
     return LearningRows(*lesson, judged, right, inputs.input_type), network
 
 

@@ -47,7 +47,10 @@ class Refusal(BaseModel):
 
 
 class ParityTable(Record):
-    """`promoted` when every gate holds; `refused` names those that do not, and what is missing."""
+    """`promoted` when every gate holds; `refused` names those that do not, and what is missing.
+
+    `notes`: what a reader must know of a target that took part.
+    """
 
     file: ClassVar[str] = "parity.json"
     newest: ClassVar[int] = 2
@@ -63,6 +66,15 @@ class ParityTable(Record):
     baseline: Baseline | None
     stages: list[Stage]
     refused: list[Refusal]
+    notes: list[str] = []
+
+    @property
+    def baseline_wins(self) -> bool:
+        """Whether the baseline does at least as well as the first stage."""
+        if self.baseline is None:
+            return False
+        above = self.baseline.value - self.stages[0].value
+        return above <= 0 if self.lower_is_better else above >= 0
 
     @classmethod
     def upgrade(cls, tree: Any) -> dict[str, Any]:

@@ -1,70 +1,65 @@
 """One answer from a finished run, as its user will get it: `trivet predict` and `trivet chat`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import numpy as np
-
-from ... import UserError
-from . import numbers
-from .backends import BACKENDS, Backend, Card, open_backend
-from .fpga import StudentBackend
-
-
-def opened(run: Path, backend: str) -> tuple[Backend, Card]:
-    """A run's backend and its card. Raises UserError when the run does not have it."""
-    have = [name for name, (folder, _) in BACKENDS.items() if (run / folder).is_dir()]
-    if (run / "onnx").is_dir() and not (run / "onnx" / "model.int8.onnx").exists():
-        have.remove("onnx-int8")
-    if backend not in have:
-        raise UserError(f"--backend '{backend}' is not one that {run.name} has: {', '.join(have)}.")
-    folder = run / BACKENDS[backend][0]
-    return open_backend(backend, folder), Card.read(folder)
+from trivet import UserError
+from trivet.backends.backend import Backend, Session, Talking
+from trivet.plugins import BACKENDS, TASKS
+from trivet.records.answer import Answer
+from trivet.records.card import Card
 
 
-def predict(run: Path, text: str, backend: str) -> dict[str, Any]:
-    """classify: the label and its three best; tag: a tag for each word; generate: the reply."""
+def choose(run: Path, name: str | None, talks: bool = False) -> Backend:
+    """The run's backend of that name; without one, the preferred among those that it has.
+
+    Raises UserError when the run does not have it.
+    """
+    inside = [backend for backend in BACKENDS.values() if backend.inside(run)]
+    if name is None:
+        order = sorted(inside, key=lambda b: not (b.preferred_to_talk if talks else b.preferred))
+        if order:
+            return order[0]
+    for backend in inside:
+        if backend.name == name:
+            return backend
+    names = ", ".join(b.name for b in inside) or "none"
+    raise UserError(f"--backend '{name}' is not one that {run.name} has: {names}.")
+
+
+def open_session(run: Path, backend: Backend) -> tuple[Session, Card]:
+    folder = run / backend.artifact.name
+    return backend.open(folder), Card.read(folder)
+
+
+def predict(run: Path, text: str, name: str | None = None) -> tuple[Answer, Backend]:
+    """The answer, and who gave it. Raises UserError."""
     if not text.strip():
         raise UserError("TEXT is empty: give a sentence to answer.")
-    model, card = opened(run, backend)
-    found: dict[str, Any] = {"run": run.name, "backend": backend, "text": text}
-    if card.data.task == "generate":
-        return found | {"reply": model.reply([{"role": "user", "content": text}])}  # type: ignore[attr-defined]
-    if card.data.task == "tag":
-        words = text.split()
-        (logits,) = model.answer([{"tokens": words}])
-        return found | {
-            "tags": [[w, card.labels[i]] for w, i in zip(words, logits.argmax(1), strict=False)]
-        }
-    (logits,) = model.answer([_row(model, text)])
-    odds = np.exp(logits[0].astype(np.float64) - logits[0].max())
-    odds /= odds.sum()
-    best = [
-        {"label": card.labels[i], "probability": float(odds[i])} for i in odds.argsort()[::-1][:3]
-    ]
-    return found | {"label": best[0]["label"], "best": best}
+    backend = choose(run, name)
+    session, card = open_session(run, backend)
+    return answer(session, card, text), backend
 
 
-def _row(model: Backend, text: str) -> dict[str, Any]:
-    """The text, or for a student of numbers the list of them that it spells."""
-    if not isinstance(model, StudentBackend) or model.inputs.kind == "counts":
-        return {"text": text}
-    try:
-        return {"x": numbers.checked(json.loads(text), lambda column, why: UserError(why))}
-    except (ValueError, UserError) as e:
+def answer(session: Session, card: Card, text: str) -> Answer:
+    """What an opened backend says to one text."""
+    task = TASKS[card.task]
+    row = session.row(text) or task.question(text)
+    if task.talks:
+        talking = cast(Talking, session)
+        return task.reply(talking.reply(row["messages"]))
+    (logits,) = session.answer([row])
+    return task.answer(logits, row, card.labels)
+
+
+def chatting(run: Path, name: str | None) -> Callable[[list[dict[str, str]]], str]:
+    """A function from a conversation to the next reply. UserError unless the run's task talks."""
+    backend = choose(run, name, talks=True)
+    session, card = open_session(run, backend)
+    if not TASKS[card.task].talks:
         raise UserError(
-            f"TEXT = '{text:.40}': this run answers numbers ({e}); give them as a list, [0, 1.5]."
-        ) from None
-
-
-def chatting(run: Path, backend: str) -> Callable[[list[dict[str, str]]], str]:
-    """A function from a conversation to the next reply. UserError unless the run generates."""
-    model, card = opened(run, backend)
-    if card.data.task != "generate":
-        raise UserError(
-            f"{run.name} is a '{card.data.task}' run and does not talk: use `trivet predict`, or "
+            f"{run.name} is a '{card.task}' run and does not talk: use `trivet predict`, or "
             "`trivet run chat.toml` for one that does."
         )
-    return model.reply  # type: ignore[attr-defined]
+    return cast(Talking, session).reply

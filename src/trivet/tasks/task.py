@@ -128,9 +128,13 @@ class Task(ABC):
     def question(self, text: str) -> Row:
         """A row without its answer, from what a person typed. ValueError where it cannot be one."""
 
-    @abstractmethod
     def answer(self, logits: np.ndarray, row: Row, labels: list[str]) -> Answer:
         """What the logits [answers, classes] of one row say, as its user reads it."""
+        raise TypeError(f"the answer of '{self.name}' is a reply")
+
+    def reply(self, text: str) -> Answer:
+        """A reply as its user reads it, of a task that talks."""
+        raise TypeError(f"the answer of '{self.name}' is no reply")
 
     @abstractmethod
     def trial(self, run: str, text: str, backend: str) -> str:

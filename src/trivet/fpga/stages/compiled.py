@@ -55,7 +55,7 @@ def test_rows(run: "Run", most: int | None = None) -> "np.ndarray":
     from trivet.fpga.inputs import Inputs
 
     rows = dataset.read(run.recipe.data, run.data.folder)["test"][:most]
-    return Inputs.read(run.path(STUDENT)).read(rows)
+    return Inputs.read(run.path(STUDENT)).encode(rows)
 
 
 def golden_rows(run: "Run", fixed: "FixedNetwork") -> "np.ndarray":

@@ -98,7 +98,7 @@ class StudentSession:
         self.logits, self.inputs = logits, inputs
 
     def answer(self, rows: "Sequence[Row]") -> list[np.ndarray]:
-        return list(self.logits(self.inputs.read(rows))[:, None])
+        return list(self.logits(self.inputs.encode(rows))[:, None])
 
     def row(self, text: str) -> "Row | None":
         return self.inputs.row(text)

@@ -1,13 +1,10 @@
 """`trivet fpga`: the chip alone, and the search for the student that it can hold."""
 
-import json
 from typing import Annotated
 
 import typer
 
-from . import tables
-from .console import AsJson, Overrides, RecipeFile, conclude, connect, out
-from .recipe import load_chip
+from trivet.cli.console import AsJson, Overrides, RecipeFile, conclude, connect, out, typed
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -32,12 +29,19 @@ def build(
 
     Example: trivet fpga build home@champion
     """
-    if model.endswith(".toml"):
-        load_chip(model, overrides)  # a bad recipe ends here, before any server starts
-    servers = connect()
-    from .fpga_build import fpga_build
+    from trivet.extras import require
 
-    conclude(lambda: fpga_build(model, overrides), servers, as_json)
+    require("fpga", "The chip")
+    again = None
+    if model.endswith(".toml"):
+        from trivet.config.recipe import load_chip
+
+        load_chip(model, overrides)  # a bad recipe ends here, before any server starts
+        again = typed(model, overrides)
+    servers = connect()
+    from trivet.flows.chip import fpga_build
+
+    conclude(lambda: fpga_build(model, overrides), servers, again, as_json)
 
 
 @app.command()
@@ -46,12 +50,17 @@ def search(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = Fa
 
     Goes on where it was stopped. Example: trivet fpga search home.toml fpga.max_lut=5000
     """
-    load_chip(recipe, overrides)
-    servers = connect()
-    from .fpga_search import fpga_search
+    from trivet.cli import tables
+    from trivet.config.recipe import load_chip
+    from trivet.extras import require
 
-    found = fpga_search(recipe, overrides)
+    load_chip(recipe, overrides)
+    require("fpga", "The search")
+    servers = connect()
+    from trivet.flows.search import fpga_search
+
+    result = fpga_search(recipe, overrides)
     if as_json:
-        print(json.dumps(found))
+        print(result.model_dump_json())
     else:
-        tables.search(out, found, servers)
+        tables.search(out, result, servers, typed(recipe, overrides))
