@@ -8,7 +8,7 @@ Not here: the records themselves, which lie with their stages.
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 
 from trivet.hw.errors import DesignError
@@ -45,14 +45,14 @@ class Record(Part):
         try:
             data = from_json(text)
             version = data.get("version", 1)
-            if version > known:
-                raise DesignError(
-                    f"{source} has version {version}, and {known} is the newest that is read here: "
-                    "open it with the release that wrote it, or build it again."
-                )
-            return cls.model_validate(data)
-        except (ValidationError, AttributeError, TypeError) as error:
+            if version <= known:
+                return cls.model_validate(data)
+        except (ValueError, TypeError, AttributeError) as error:
             raise DesignError(f"{source} holds no {cls.__name__}: {error}") from error
+        raise DesignError(
+            f"{source} has version {version}, and {known} is the newest that is read here: open it "
+            "with the release that wrote it, or build it again."
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Self:

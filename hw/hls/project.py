@@ -83,8 +83,8 @@ def build(
         )
     if strategy == "distributed_arithmetic" and not find_spec("da4ml"):
         raise ToolError(
-            "hls4ml makes shifts and adds with the package da4ml, which is not installed: pip "
-            "install 'da4ml>=0.5.2,<0.6', or keep the strategy latency.",
+            "hls4ml needs the package da4ml for it: pip install 'da4ml>=0.5.2,<0.6', or keep the "
+            "strategy latency.",
             parameter="strategy",
             value=strategy,
         )

@@ -1,15 +1,17 @@
 """Vendor tools: run where they are, their reports read; stand-ins on PATH write the reports here.
 
 The reports are short files in the format of the real ones; no vendor's tool was run.
-Run: .venv/bin/pytest tests/test_vendor.py
+Run: .venv/bin/pytest tests/unit/hw/test_vendor.py
 """
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from trivet.hw import vendor
+from trivet.hw.synth import vendor
+from trivet.hw.synth.records import VendorReport
 
 CSYNTH = """<?xml version="1.0" encoding="UTF-8"?>
 <profile>
@@ -36,7 +38,7 @@ CSYNTH = """<?xml version="1.0" encoding="UTF-8"?>
 </profile>
 """
 
-UTILISATION = """\
+UTILIZATION = """\
 | Tool Version : Vivado v.2023.2 (lin64) Build 4029153 Fri Oct 13 20:13:54 MDT 2023
 | Command      : report_utilization -file student_post_route_util.rpt
 | Design       : student
@@ -158,34 +160,39 @@ def stand_in(bin: Path, name: str, reports: dict[str, str], code: int = 0) -> No
     """An executable that writes the reports into its working folder, as the tool would."""
     lines = ["#!/bin/sh", 'echo "$0 $@"']
     for path, text in reports.items():
-        kept = bin / f"{name}-{Path(path).name}"
-        kept.write_text(text)
-        lines += [f'mkdir -p "{Path(path).parent}"', f'cp "{kept}" "{path}"']
+        file = bin / f"{name}-{Path(path).name}"
+        file.write_text(text)
+        lines += [f'mkdir -p "{Path(path).parent}"', f'cp "{file}" "{path}"']
     (bin / name).write_text("\n".join([*lines, f"exit {code}"]) + "\n")
     (bin / name).chmod(0o755)
 
 
 VIVADO = {
-    "output_student/reports/student_post_route_util.rpt": UTILISATION,
+    "output_student/reports/student_post_route_util.rpt": UTILIZATION,
     "output_student/reports/student_post_route_timing.rpt": TIMING,
 }
 
 
 def test_without_any_tool_nothing_runs(project: Path, bin: Path) -> None:
-    found = vendor.run(project, project)
-    assert found["missing"] == ["vitis-run", "vivado", "quartus_sh"]
-    assert not found["failures"] and "never run with a real vendor tool" in found["note"]
-    assert not {"vitis", "vivado", "quartus"} & set(found)
+    report = vendor.run(project, project)
+    assert report.missing == ("vitis-run", "vivado", "quartus_sh")
+    assert not report.failures and "never run with a real vendor tool" in report.note
+    assert not {"vitis", "vivado", "quartus"} & set(json.loads(report.to_json()))
 
 
 @pytest.mark.parametrize("name", ["vitis-run", "vitis_hls"])
-def test_vitis_synthesises_the_hls_project(project: Path, bin: Path, name: str) -> None:
+def test_vitis_synthesizes_the_hls_project(
+    project: Path, bin: Path, name: str, tmp_path: Path
+) -> None:
     app = '<project xmlns="x"><solutions><solution name="solution1"/></solutions></project>'
-    report = "student_prj/solution1/syn/report/student_csynth.xml"
-    stand_in(bin, name, {"student_prj/hls.app": app, report: CSYNTH})
-    found = vendor.run(project, None)["vitis"]
-    assert found.pop("seconds") >= 0
-    assert found == {
+    xml = "student_prj/solution1/syn/report/student_csynth.xml"
+    stand_in(bin, name, {"student_prj/hls.app": app, xml: CSYNTH})
+    report = vendor.run(project, None)
+    report.write(tmp_path)
+    assert VendorReport.read(tmp_path) == report
+    figures = json.loads(report.to_json())["vitis"]
+    assert figures.pop("seconds") >= 0
+    assert figures == {
         "lut": 6120,
         "ff": 1850,
         "dsp": 2,
@@ -201,35 +208,37 @@ def test_vitis_synthesises_the_hls_project(project: Path, bin: Path, name: str) 
 
 def test_vivado_routes_the_verilog(project: Path, bin: Path) -> None:
     stand_in(bin, "vivado", VIVADO)
-    found = vendor.run(None, project)["vivado"]
-    assert found["mhz"] == 250.0  # 10 ns less 6 ns of slack
-    assert (found["lut"], found["lut_ram"], found["ff"], found["carry"]) == (2408, 2, 2395, 511)
-    assert (found["dsp"], found["bram"], found["tool"]) == (0, 0.5, "Vivado v.2023.2")
+    area = vendor.run(None, project).vivado
+    assert area
+    assert area.mhz == 250.0  # 10 ns less 6 ns of slack
+    assert (area.lut, area.lut_ram, area.ff, area.carry) == (2408, 2, 2395, 511)
+    assert (area.dsp, area.bram, area.tool) == (0, 0.5, "Vivado v.2023.2")
 
 
 def test_quartus_is_for_its_own_parts(project: Path, bin: Path) -> None:
     reports = "output_student/reports/student"
     stand_in(bin, "quartus_sh", {f"{reports}.fit.rpt": FIT, f"{reports}.sta.rpt": STA})
-    assert "xcku5p-ffvb676-2-e, which is not" in vendor.run(None, project)["failures"]["quartus"]
+    assert "xcku5p-ffvb676-2-e, which is not" in vendor.run(None, project).failures["quartus"]
     (project / "build_quartus_prj.tcl").write_text('set device "5CSEBA6U23I7"\n')
-    found = vendor.run(None, project)["quartus"]
-    assert (found["lut"], found["alm"], found["ff"], found["dsp"]) == (2512, 1358, 2405, 0)
-    assert (found["bram"], found["mhz"], found["tool"]) == (0, 151.33, "Quartus Prime 25.1std.0")
+    area = vendor.run(None, project).quartus
+    assert area
+    assert (area.lut, area.alm, area.ff, area.dsp) == (2512, 1358, 2405, 0)
+    assert (area.bram, area.mhz, area.tool) == (0, 151.33, "Quartus Prime 25.1std.0")
 
 
 def test_a_failing_tool_is_named_and_the_others_go_on(project: Path, bin: Path) -> None:
     stand_in(bin, "vitis-run", {}, code=3)
     stand_in(bin, "vivado", VIVADO)
-    found = vendor.run(project, project)
-    assert found["vivado"]["lut"] == 2408
-    assert "vitis-run failed with 3" in found["failures"]["vitis"]
-    assert str(project / "vitis.log") in found["failures"]["vitis"]
+    report = vendor.run(project, project)
+    assert report.vivado and report.vivado.lut == 2408
+    assert "vitis-run failed with 3" in report.failures["vitis"]
+    assert str(project / "vitis.log") in report.failures["vitis"]
 
 
 def test_a_report_of_another_format_is_said(project: Path, bin: Path) -> None:
     stand_in(bin, "vivado", {**VIVADO, next(iter(VIVADO)): "| Slice LUTs | 12 |\n"})
     stand_in(bin, "vitis-run", {})
-    failures = vendor.run(project, project)["failures"]
+    failures = vendor.run(project, project).failures
     assert "The report of vivado" in failures["vivado"] and "not understood" in failures["vivado"]
     assert "not understood" in failures["vitis"]
 
@@ -237,5 +246,5 @@ def test_a_report_of_another_format_is_said(project: Path, bin: Path) -> None:
 def test_a_tool_that_does_not_end_is_stopped(project: Path, bin: Path) -> None:
     (bin / "vivado").write_text("#!/bin/sh\nsleep 60\n")
     (bin / "vivado").chmod(0o755)
-    found = vendor.run(None, project, seconds=0.3)
-    assert "vivado was stopped after 0.3 s" in found["failures"]["vivado"]
+    report = vendor.run(None, project, timeout=0.3)
+    assert "vivado was stopped after 0.3 s" in report.failures["vivado"]

@@ -1,6 +1,6 @@
 """A user's module becomes a chain with the same logits, or is refused by name.
 
-Run: .venv/bin/pytest tests/test_network.py
+Run: .venv/bin/pytest tests/unit/hw/test_module.py
 """
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trivet import UserError
+from trivet.hw.distill import train
+from trivet.hw.errors import DesignError
 from trivet.hw.fixed import Fixed
 from trivet.hw.module import Mean, Sum, from_module
-from trivet.hw.quantise import quantise
-from trivet.hw.student import train
+from trivet.hw.qat import quantize
 
 torch.set_num_threads(1)
 
@@ -103,7 +103,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
 }
 
 
-def made(name: str) -> tuple[nn.Module, np.ndarray]:
+def module_and_rows(name: str) -> tuple[nn.Module, np.ndarray]:
     """A module with batch-norms that have seen data, and 4,000 rows for it."""
     build, shape, tokens = MODULES[name]
     torch.manual_seed(0)
@@ -123,22 +123,22 @@ def made(name: str) -> tuple[nn.Module, np.ndarray]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_chain_gives_the_modules_logits(name: str) -> None:
-    module, x = made(name)
+    module, x = module_and_rows(name)
     network = from_module(module, x.shape[1:])
     with torch.no_grad():
-        wanted = module(torch.from_numpy(x)).numpy()
-    assert len(np.unique(wanted, axis=0)) > 3000
-    assert np.abs(network.logits(x) - wanted).max() < 1e-5 * np.abs(wanted).max()
+        expected = module(torch.from_numpy(x)).numpy()
+    assert len(np.unique(expected, axis=0)) > 3000
+    assert np.abs(network.logits(x) - expected).max() < 1e-5 * np.abs(expected).max()
     assert network.shapes[-1] == (3,)
 
 
 @pytest.mark.parametrize("name", ["words", "signal", "rows", "mean of words"])
 def test_it_goes_into_fixed_point(name: str) -> None:
-    module, x = made(name)
+    module, x = module_and_rows(name)
     network = from_module(module, x.shape[1:])
     logits = network.logits(x)
-    given = Fixed(5, 5, signed=False) if MODULES[name][2] else Fixed(8, 3)
-    fixed = quantise(network, x, np.eye(3)[logits.argmax(1)], 8, 8, 0, 0, given=given)
+    kind = Fixed(5, 5, signed=False) if MODULES[name][2] else Fixed(8, 3)
+    fixed = quantize(network, x, np.eye(3)[logits.argmax(1)], 8, 8, 0, 0, input_type=kind)
     assert (fixed.logits(x).argmax(1) == logits.argmax(1)).mean() > 0.95
     assert fixed.shapes == network.shapes
 
@@ -193,19 +193,19 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_anything_else_is_refused_by_name(name: str) -> None:
     module, shape, words = REFUSED[name]
-    with pytest.raises(UserError, match=words) as caught:
+    with pytest.raises(DesignError, match=words) as caught:
         from_module(module, shape)
     assert "It may have: Embedding" in str(caught.value) or name == "wrong width"
 
 
 def test_a_convolution_needs_its_channels_first_and_no_padding() -> None:
     with pytest.raises(
-        UserError, match=r"Conv1d. is fed rows as \[length, channels\]: put x.trans"
+        DesignError, match=r"Conv1d. is fed rows as \[length, channels\]: put x.trans"
     ):
         from_module(nn.Sequential(nn.Conv1d(2, 6, 1), Mean()), (2, 2))
     for more in ({"padding": 1}, {"dilation": 2}, {"groups": 2}):
         conv = Call(lambda x: x.mean(-1), Call(nn.Conv1d(2, 6, 3, **more), Turn()))
-        with pytest.raises(UserError, match="has padding, dilation or groups"):
+        with pytest.raises(DesignError, match="has padding, dilation or groups"):
             from_module(conv, (9, 2))
 
 
@@ -216,20 +216,20 @@ class Turn(nn.Module):
 
 def test_a_module_that_is_not_what_it_says_is_found_out() -> None:
     module = linear(nn.ReLU())
-    module[0].register_forward_hook(lambda module, given, out: out * 2)
-    with pytest.raises(UserError, match="read as a chain it gives other logits"):
+    module[0].register_forward_hook(lambda module, inputs, out: out * 2)
+    with pytest.raises(DesignError, match="read as a chain it gives other logits"):
         from_module(module, (6,))
 
 
 def test_a_users_module_is_trained_with_its_batch_norm() -> None:
-    module, x = made("words")
+    module, x = module_and_rows("words")
     labels = (x == 3).any(1).astype(int) + (x == 5).any(1)
     network = train(module, x, np.eye(3)[labels], 20, 0)
     assert (network.logits(x).argmax(1) == labels).mean() > 0.8 > np.bincount(labels).max() / len(x)
     with torch.no_grad():
-        wanted = module(torch.from_numpy(x)).numpy()
-    assert np.abs(network.logits(x) - wanted).max() < 1e-5 * np.abs(wanted).max()
+        expected = module(torch.from_numpy(x)).numpy()
+    assert np.abs(network.logits(x) - expected).max() < 1e-5 * np.abs(expected).max()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    with pytest.raises(UserError, match="cannot go on the chip"):
+    with pytest.raises(DesignError, match="cannot go on the chip"):
         train(nn.Sequential(module, nn.Tanh()), x, np.eye(3)[labels], 1, 0)
     assert all((module.state_dict()[name] == value).all() for name, value in before.items())

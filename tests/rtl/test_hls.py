@@ -1,9 +1,8 @@
 """The C simulation equals the fixed-point student bit for bit, and a difference is seen.
 
-Run: .venv/bin/pytest tests/test_hls.py
+Run: .venv/bin/pytest tests/rtl/test_hls.py
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -17,12 +16,15 @@ import pytest
 import torch
 from torch import nn
 
-from trivet import UserError
-from trivet.hw import hls
-from trivet.hw.fixed import Fixed, FixedStudent, random_rows
+from trivet.hw.distill import distill
+from trivet.hw.errors import DesignError, ToolError
+from trivet.hw.fixed import Fixed, FixedNetwork
+from trivet.hw.hls import project
+from trivet.hw.hls.records import HlsDesign
+from trivet.hw.hls.simulation import CSim, compile_simulation
 from trivet.hw.module import Mean, from_module
-from trivet.hw.quantise import quantise
-from trivet.hw.student import distil
+from trivet.hw.qat import quantize
+from trivet.hw.vectors import random_vectors
 
 torch.set_num_threads(1)
 PART = "xcku5p-ffvb676-2-e"
@@ -31,29 +33,29 @@ X = DRAW.integers(0, 4, (20_000, 64)) * (DRAW.random((20_000, 64)) < DRAW.random
 
 
 @pytest.fixture(scope="module")
-def fixed() -> FixedStudent:
+def fixed() -> FixedNetwork:
     """64 → 16 → 8 → 5. It learnt on sparse rows, so that dense ones saturate."""
     sparse = X[X.sum(1) < 20]
     targets = np.eye(5)[sparse[:, :5].argmax(1)]
-    student = distil(sparse, targets, [16, 8], 3, 0)
-    return quantise(student, sparse, targets, 6, 8, 2, 0)
+    student = distill(sparse, targets, [16, 8], 3, 0)
+    return quantize(student, sparse, targets, 6, 8, 2, 0)
 
 
 @pytest.fixture(scope="module")
-def folder(fixed: FixedStudent, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(fixed: FixedNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built in one place and moved to another, as the step store does."""
-    made = tmp_path_factory.mktemp("made") / "hls"
-    hls.build(fixed, made, PART)
-    return Path(shutil.move(made, tmp_path_factory.mktemp("moved") / "hls"))
+    first = tmp_path_factory.mktemp("first") / "hls"
+    project.build(fixed, first, PART)
+    return Path(shutil.move(first, tmp_path_factory.mktemp("moved") / "hls"))
 
 
-def test_logits_are_equal_bit_for_bit(fixed: FixedStudent, folder: Path) -> None:
-    table = fixed.table(X)
-    assert table[1]["saturated"] and table[2]["saturated"]  # so saturation is compared too
-    for x in (X, random_rows(fixed, 20_000, 0)):
-        wanted = fixed.logits(x)
-        assert len(np.unique(wanted, axis=0)) > 10_000
-        assert np.array_equal(hls.CSim(folder).logits(x), wanted)
+def test_logits_are_equal_bit_for_bit(fixed: FixedNetwork, folder: Path) -> None:
+    ranges = fixed.ranges(X)
+    assert ranges[1].saturated and ranges[2].saturated  # so saturation is compared too
+    for x in (X, random_vectors(fixed, 20_000, 0)):
+        exact = fixed.logits(x)
+        assert len(np.unique(exact, axis=0)) > 10_000
+        assert np.array_equal(CSim(folder).logits(x), exact)
 
 
 class Turn(nn.Module):
@@ -82,23 +84,23 @@ def test_every_kind_of_layer_is_equal_bit_for_bit(
     x = draw.integers(0, 11, (4, 17)) if ids else draw.normal(0, 0.5, (4, 17, 3))
     network = from_module(nn.Sequential(*build()), x.shape[1:])
     targets = np.eye(4)[network.logits(x).argmax(1)]
-    given = Fixed(4, 4, signed=False) if ids else Fixed(7, 2)
-    fixed = quantise(network, x, targets, 6, 6, 1, 0, given=given, per_channel=True)
-    hls.build(fixed, tmp_path, PART)
-    rows = random_rows(fixed, 20_000, 0)
-    wanted = fixed.logits(rows)
-    assert len(np.unique(wanted, axis=0)) > 10_000
-    assert sum(row["saturated"] for row in fixed.table(rows)[1:])
-    assert np.array_equal(hls.CSim(tmp_path).logits(rows), wanted)
-    said = (tmp_path / "README.md").read_text()
-    assert ("the host looks 17 token ids up in `table.npy`" in said) == ids
-    on_host = json.loads((tmp_path / "design.json").read_text())["on_host"]
-    assert on_host == (["embedding"] if ids else [])
+    kind = Fixed(4, 4, signed=False) if ids else Fixed(7, 2)
+    fixed = quantize(network, x, targets, 6, 6, 1, 0, input_type=kind, per_channel=True)
+    project.build(fixed, tmp_path, PART)
+    rows = random_vectors(fixed, 20_000, 0)
+    exact = fixed.logits(rows)
+    assert len(np.unique(exact, axis=0)) > 10_000
+    assert sum(row.saturated for row in fixed.ranges(rows)[1:])
+    assert np.array_equal(CSim(tmp_path).logits(rows), exact)
+    readme = (tmp_path / "README.md").read_text()
+    assert ("the host looks 17 token ids up in `table.npy`" in readme) == ids
+    assert HlsDesign.read(tmp_path).on_host == (("embedding",) if ids else ())
 
 
-def test_another_process_needs_only_the_folder(fixed: FixedStudent, folder: Path) -> None:
+def test_another_process_needs_only_the_folder(fixed: FixedNetwork, folder: Path) -> None:
     script = (
-        "import sys, numpy as np; from pathlib import Path; from trivet.hw.hls import CSim; "
+        "import sys, numpy as np; from pathlib import Path; "
+        "from trivet.hw.hls.simulation import CSim; "
         "np.save(sys.argv[2], CSim(Path(sys.argv[1])).logits(np.load(sys.argv[3]))); "
         "assert 'hls4ml' not in sys.modules"
     )
@@ -108,27 +110,26 @@ def test_another_process_needs_only_the_folder(fixed: FixedStudent, folder: Path
     assert np.array_equal(np.load(folder.parent / "y.npy"), fixed.logits(X[:50]))
 
 
-def test_one_changed_weight_is_seen(fixed: FixedStudent, folder: Path, tmp_path: Path) -> None:
+def test_one_changed_weight_is_seen(fixed: FixedNetwork, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "hls")
     file = tmp_path / "hls" / "firmware" / "weights" / "w2.txt"
     first, rest = file.read_text().split(",", 1)
     step = 2.0 ** -fixed.layers[0].weight.fraction
     file.write_text(f"{float(first) + (step if float(first) < 0 else -step)},{rest}")
-    assert not np.array_equal(hls.CSim(tmp_path / "hls").logits(X), fixed.logits(X))
+    assert not np.array_equal(CSim(tmp_path / "hls").logits(X), fixed.logits(X))
 
 
 def test_the_project_is_the_same_each_time(
-    fixed: FixedStudent, folder: Path, tmp_path: Path
+    fixed: FixedNetwork, folder: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / "hls"
-    chip = hls.on_chip(fixed)
-    hls._write(chip, again, PART, hls._config(chip))
+    project.write_sources(project.on_chip(fixed), again, PART)
     written = [path.relative_to(again) for path in again.rglob("*") if path.is_file()]
     assert len(written) > 20
     assert not [p for p in written if (folder / p).read_bytes() != (again / p).read_bytes()]
 
 
-def test_every_type_comes_from_the_quantiser(fixed: FixedStudent, folder: Path) -> None:
+def test_every_type_comes_from_the_quantizer(fixed: FixedNetwork, folder: Path) -> None:
     defines = (folder / "firmware" / "defines.h").read_text()
     assert "typedef ap_ufixed<1,1,AP_RND,AP_SAT,0> input_t;" in defines
     for at, layer in enumerate(fixed.layers):
@@ -139,24 +140,24 @@ def test_every_type_comes_from_the_quantiser(fixed: FixedStudent, folder: Path) 
 
 
 def test_without_a_compiler_the_error_names_it(
-    fixed: FixedStudent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fixed: FixedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"g\+\+ was not found"):
-        hls.build(fixed, tmp_path / "hls", PART)
+    with pytest.raises(ToolError, match=r"g\+\+ was not found"):
+        project.build(fixed, tmp_path / "hls", PART)
     assert not os.path.exists(tmp_path / "hls")
 
 
 def test_a_compiler_that_fails_is_quoted(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "hls")
     (tmp_path / "hls" / "firmware" / "student.cpp").write_text("this is no C++\n")
-    with pytest.raises(UserError, match=r"did not compile.*csim\.log"):
-        hls.compile_simulation(tmp_path / "hls")
+    with pytest.raises(ToolError, match=r"did not compile.*csim\.log"):
+        compile_simulation(tmp_path / "hls")
 
 
 def test_a_folder_without_a_library_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is missing"):
-        hls.CSim(tmp_path)
+    with pytest.raises(DesignError, match="is missing"):
+        CSim(tmp_path)
 
 
 def test_shifts_and_adds_give_the_same_logits(tmp_path: Path) -> None:
@@ -164,20 +165,20 @@ def test_shifts_and_adds_give_the_same_logits(tmp_path: Path) -> None:
     draw = np.random.default_rng(1)
     x = draw.integers(0, 4, (500, 8)) * (draw.random((500, 8)) < 0.5)
     targets = np.eye(3)[x[:, :3].argmax(1)]
-    small = quantise(distil(x, targets, [4], 3, 0), x, targets, 4, 4, 2, 0)
+    small = quantize(distill(x, targets, [4], 3, 0), x, targets, 4, 4, 2, 0)
     if not find_spec("da4ml"):
-        with pytest.raises(UserError, match="needs the package da4ml"):
-            hls.build(small, tmp_path, PART, strategy="distributed_arithmetic")
+        with pytest.raises(ToolError, match="needs the package da4ml"):
+            project.build(small, tmp_path, PART, strategy="distributed_arithmetic")
         pytest.skip("da4ml is not installed")
-    hls.build(small, tmp_path, PART, strategy="distributed_arithmetic")
-    rows = random_rows(small, 5000, 0)
-    assert np.array_equal(hls.CSim(tmp_path).logits(rows), small.logits(rows))
+    project.build(small, tmp_path, PART, strategy="distributed_arithmetic")
+    rows = random_vectors(small, 5000, 0)
+    assert np.array_equal(CSim(tmp_path).logits(rows), small.logits(rows))
     assert "Distributed_arithmetic" in (tmp_path / "design.json").read_text()
 
 
-def test_default_types_do_not_give_the_students_logits(fixed: FixedStudent, tmp_path: Path) -> None:
-    found = hls.default_precision(fixed, tmp_path, PART, X[:5000])
-    assert found["rows"] == 5000 and found["logits_differ"] > 0
-    assert 0 < found["answers_differ"] <= found["logits_differ"]
-    assert found["largest_difference"] > 0
+def test_default_types_do_not_give_the_students_logits(fixed: FixedNetwork, tmp_path: Path) -> None:
+    other = project.default_precision(fixed, tmp_path, PART, X[:5000])
+    assert other.rows == 5000 and other.logits_differ > 0
+    assert 0 < other.answers_differ <= other.logits_differ
+    assert other.largest_difference > 0
     assert "ap_fixed<16,6>" in (tmp_path / "README.md").read_text()
