@@ -1,11 +1,12 @@
 """Registries: what the product is made of is found here by name, and nothing lists the names.
 
-An artifact, a backend, a task and a method is a file each. The file registers its object when it is
-imported, and a registry imports the files of its packages when it is first asked. A package of your
-own joins through the entry point group `trivet.plugins`: name a module, and it is imported too.
+An artifact, a backend, a task, a method and a shipped source is a file each. The file registers its
+object when it is imported, and a registry imports the files of its packages when it is first asked.
+A package of your own joins through the entry point group `trivet.plugins`: name a module, and it is
+imported too.
 
 Not here: what the objects are (artifacts/artifact.py, backends/backend.py, tasks/task.py,
-config/tune.py).
+config/method.py, data/source.py).
 """
 
 import importlib
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
     from trivet.artifacts.artifact import Artifact
     from trivet.backends.backend import Backend
     from trivet.config.method import Method
+    from trivet.data.source import Source
     from trivet.tasks.task import Task
 
 T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Objects with a `name`, in the order in which they were registered.
+    """Objects with a `name`: in the order of `packages` and of their files, whichever is imported
+    first, and then plug-ins as they come.
 
     `key` is what users write to choose one, for errors: `tune.method`, `--backend`.
     """
@@ -80,6 +83,16 @@ class Registry(Generic[T]):
                 importlib.import_module(f"{package}.{module.name}")
         for point in entry_points(group="trivet.plugins"):
             point.load()
+        items = sorted(self._items.items(), key=lambda item: self._place(item[1]))
+        self._items = dict(items)
+
+    def _place(self, item: T) -> tuple[int, str]:
+        """Without it, who imports a file of ours directly would move its object to the front."""
+        module = _origin(item)[0]
+        for n, package in enumerate(self.packages):
+            if f"{module}.".startswith(f"{package}."):
+                return n, module
+        return len(self.packages), ""
 
 
 def _origin(item: Any) -> tuple[str, str]:
@@ -88,6 +101,7 @@ def _origin(item: Any) -> tuple[str, str]:
 
 
 # Where the product's own lie. Within a package a file is an object, or what several of them share.
+SOURCES: "Registry[Source]" = Registry("source", "data.source", "trivet.data.sources")
 TASKS: "Registry[Task]" = Registry("task", "data.task", "trivet.tasks")
 METHODS: "Registry[type[Method]]" = Registry("method", "tune.method", "trivet.tuning.methods")
 ARTIFACTS: "Registry[Artifact]" = Registry(

@@ -7,11 +7,13 @@ from typing import Any
 
 from trivet import UserError
 
+Row = dict[str, Any]
+
 
 class Cells:
     """`where`: words for where the row stands in the file; `row`: column -> value."""
 
-    def __init__(self, file: Path, where: str, row: dict[str, Any]) -> None:
+    def __init__(self, file: Path, where: str, row: Row) -> None:
         self.file, self.where, self.row = file, where, row
 
     def bad(self, column: str, reason: str) -> UserError:
@@ -30,13 +32,14 @@ class Cells:
         return value
 
     def text(self, column: str) -> str:
+        """The cell as text. UserError where it is a list or an object."""
         value = self.value(column)
         if isinstance(value, (list, dict)):
             raise self.bad(column, f"a {type(value).__name__} stands where text is wanted")
         return value if isinstance(value, str) else str(value)
 
     def words(self, column: str) -> list[str]:
-        """A list of words, as a list, as JSON, or as text with spaces between."""
+        """A list of words, as a list, as JSON, or as text with spaces between. UserError."""
         value = self.value(column)
         if isinstance(value, str):
             value = parsed(value) if value.lstrip().startswith("[") else value.split()

@@ -12,24 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from ... import UserError
-
-Row = dict[str, Any]
+from trivet import UserError
+from trivet.data.cells import Row
 
 
 def read(file: Path) -> Iterator[tuple[str, Row]]:
     """The rows of an .npz file: arrays `x`, `y` and perhaps `split`. UserError names the array."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+            tables = {name: arrays[name] for name in arrays.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as e:
         raise UserError(
             f"{file}: not an .npz file of plain arrays ({e}); write it with numpy.savez(FILE, x=…, "
             "y=…) and no Python objects."
         ) from None
-    x, y = found.get("x"), found.get("y")
+    x, y = tables.get("x"), tables.get("y")
     if x is None or y is None:
-        names = ", ".join(found) or "none"
+        names = ", ".join(tables) or "none"
         raise UserError(f"{file}: its arrays are {names}; it needs x (the rows) and y (labels).")
     if x.dtype.kind not in "biuf" or x.ndim not in (2, 3):
         raise UserError(
@@ -41,7 +40,7 @@ def read(file: Path) -> Iterator[tuple[str, Row]]:
             f"{file}, array 'y': {y.dtype} {list(y.shape)}; one whole number or text for each of "
             f"the {len(x)} rows of x is wanted."
         )
-    splits = found.get("split")
+    splits = tables.get("split")
     if splits is not None and splits.shape != y.shape:
         raise UserError(f"{file}, array 'split': {list(splits.shape)}; one for each row is wanted.")
     for n, (values, label) in enumerate(zip(x.tolist(), y.tolist(), strict=True), 1):
@@ -51,12 +50,12 @@ def read(file: Path) -> Iterator[tuple[str, Row]]:
 
 def alike(file: Path, rows: list[tuple[str, Row]]) -> None:
     """Each row's numbers must have the first one's shape."""
-    wanted = np.shape(rows[0][1]["x"])
+    shape = np.shape(rows[0][1]["x"])
     for where, row in rows:
-        if np.shape(row["x"]) != wanted:
+        if np.shape(row["x"]) != shape:
             raise UserError(
                 f"{file}, {where}, column 'x': {list(np.shape(row['x']))} numbers, but the first "
-                f"row has {list(wanted)}; pad or cut the rows to one length."
+                f"row has {list(shape)}; pad or cut the rows to one length."
             )
 
 

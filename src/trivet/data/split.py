@@ -3,55 +3,72 @@
 A row that is in train and in test makes every figure after it a lie. So repeated rows are taken out
 across splits, rows that ask the same thing stay together, and each label is in every split.
 
-Not here: reading rows (`rows.py`), the split by template of the voice commands (`data.py`).
+Not here: reading rows (`rows.py`), a source's own way to split (`sources/`).
 """
 
 import json
 import random
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ... import UserError
-from .. import recipe
-from .rows import Row, Table
+from trivet import UserError
+from trivet.data.cells import Row
+from trivet.data.dataset import SPLITS, Splits, label
+from trivet.data.rows import Table
+from trivet.plugins import TASKS
+from trivet.records.dataset import DataCard
 
-Splits = dict[str, list[Row]]
+if TYPE_CHECKING:
+    from trivet.tasks.task import Task
 
-SPLITS = ("train", "valid", "test")
+SEED = 0  # of draws and splits: fixed, so that data do not depend on the recipe
+
+
+class Parts(NamedTuple):
+    """Splits without repeated rows; how many were removed, and how many of those were at odds:
+    they had another label than the row that stays.
+    """
+
+    splits: Splits
+    removed: int
+    conflicts: int
+
+
+def dedupe(splits: Splits) -> Parts:
+    """Drop repeated rows: train loses to valid, valid to test."""
+    seen: dict[str, str] = {}
+    rest: Splits = {}
+    removed = conflicts = 0
+    for name in reversed(SPLITS):
+        rest[name] = []
+        for row in splits[name]:
+            if key(row) in seen:
+                removed += 1
+                conflicts += seen[key(row)] != label(row)
+            else:
+                seen[key(row)] = label(row)
+                rest[name].append(row)
+    return Parts({name: rest[name] for name in SPLITS}, removed, conflicts)
 
 
 def key(row: Row) -> str:
     """What makes two rows the same row: the text or words, the numbers, the whole conversation."""
-    return row["text"] if "text" in row else json.dumps(row.get("messages") or row["x"])
+    return json.dumps([row[name] for name in _task(row).inputs if name in row])
 
 
-def dedupe(splits: Splits) -> tuple[Splits, int, int]:
-    """Drop repeated rows: train loses to valid, valid to test. Also: how many, how many at odds.
-
-    At odds are repeated texts with another label than the one that was kept.
-    """
-    seen: dict[str, str | None] = {}
-    kept: Splits = {}
-    removed = conflicts = 0
-    for name in reversed(SPLITS):
-        kept[name] = []
-        for row in splits[name]:
-            label = row.get("label")
-            if key(row) in seen:
-                removed += 1
-                conflicts += seen[key(row)] != label
-            else:
-                seen[key(row)] = label
-                kept[name].append(row)
-    return {name: kept[name] for name in SPLITS}, removed, conflicts
+def _task(row: Row) -> "Task":
+    """The first task whose inputs the row has."""
+    for task in TASKS.values():
+        if any(name in row for name in task.inputs):
+            return task
+    raise ValueError(f"a row of {', '.join(row)} has the inputs of no registered task")
 
 
-def group(row: Row) -> str:
-    """Rows of a group stay in one split: those that ask the same thing first."""
-    if "messages" not in row:
-        return key(row)
-    return next((m["content"] for m in row["messages"] if m["role"] == "user"), "").casefold()
+def classes(row: Row) -> list[str]:
+    """Of what kind a row is, as the first task says that can."""
+    kinds = (task.classes(row) for task in TASKS.values())
+    return next((names for names in kinds if names), [])
 
 
 def shares(count: int) -> tuple[int, int]:
@@ -63,11 +80,11 @@ def split(rows: list[Row], seed: int) -> Splits:
     """70/10/20 at random, by label where there is one; needs three groups of each label."""
     by_label: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        by_label.setdefault(row.get("label", ""), {}).setdefault(group(row), []).append(row)
+        by_label.setdefault(label(row), {}).setdefault(_group(row), []).append(row)
     rng = random.Random(seed)
     new: Splits = {name: [] for name in SPLITS}
-    for label in sorted(by_label):
-        groups = list(by_label[label].values())
+    for one in sorted(by_label):
+        groups = list(by_label[one].values())
         rng.shuffle(groups)
         test, valid = shares(len(groups))
         for n, members in enumerate(groups):
@@ -78,69 +95,61 @@ def split(rows: list[Row], seed: int) -> Splits:
     return new
 
 
-def labels(rows: Iterable[Row], task: str = "classify") -> list[str]:
-    """What a model of the task must tell apart, sorted: labels, or BIO tags; none to generate."""
-    if task == "tag":
-        return sorted({tag for row in rows for tag in row["tags"]})
-    return sorted({row["label"] for row in rows if "label" in row})
+def _group(row: Row) -> str:
+    return _task(row).group(row)
 
 
-def classes(row: Row) -> list[str]:
-    """A row's label, or for rows without one the kinds of span in it, or nothing."""
-    if "label" in row:
-        return [row["label"]]
-    return sorted({tag[2:] for tag in row.get("tags", ()) if tag != "O"})
-
-
-def divide(table: Table, seed: int) -> tuple[Splits, int, int]:
+def divide(table: Table, seed: int) -> Parts:
     """The table's own splits where it has them, else random ones; then the rows must suffice.
 
-    Returns splits, duplicates removed, duplicates with another label. UserError says what lacks.
+    UserError says what lacks.
     """
-    own = [(where, row) for where, row in table.rows if "split" in row]
-    if own and len(own) != len(table.rows):
-        raise UserError(f"{table.file}: some rows have no 'split'; give one to each, or to none.")
-    plain = [{k: v for k, v in row.items() if k != "split"} for _, row in table.rows]
-    given: Splits = {name: [] for name in SPLITS}
-    for (_, row), bare in zip(table.rows, plain, strict=True):
-        given[row.get("split", "train")].append(bare)
-    given, removed, conflicts = dedupe(given)
-    _suffice(table, [row for name in SPLITS for row in given[name]])
-    if not own:
-        _enough(table, given["train"])
-        return split(given["train"], seed), removed, conflicts
+    has_splits = any("split" in row for _, row in table.rows)
+    splits: Splits = {name: [] for name in SPLITS}
+    for _, row in table.rows:
+        if has_splits and "split" not in row:
+            raise UserError(
+                f"{table.file}: some rows have no 'split'; give one to each, or to none."
+            )
+        bare = {name: value for name, value in row.items() if name != "split"}
+        splits[row.get("split", "train")].append(bare)
+    parts = dedupe(splits)
+    splits = parts.splits
+    _suffice(table, [row for name in SPLITS for row in splits[name]])
+    if not has_splits:
+        _enough(table, splits["train"])
+        return parts._replace(splits=split(splits["train"], seed))
+    return parts._replace(splits=_own_splits(table, splits, seed))
+
+
+def _own_splits(table: Table, splits: Splits, seed: int) -> Splits:
+    """The file's own; valid, where it has none, is drawn from train."""
     for name in ("train", "test"):
-        if not given[name]:
+        if not splits[name]:
             raise UserError(f"{table.file}: the 'split' column has no row for {name}; add some.")
-    _seen(table, given)
-    if not given["valid"]:
-        _enough(table, given["train"])
-        parts = split(given["train"], seed)
-        given |= {"train": parts["train"] + parts["test"], "valid": parts["valid"]}
+    _seen(table, splits)
+    if not splits["valid"]:
+        _enough(table, splits["train"])
+        random_splits = split(splits["train"], seed)
+        train = random_splits["train"] + random_splits["test"]
+        splits = splits | {"train": train, "valid": random_splits["valid"]}
     for name in SPLITS:
-        random.Random(seed).shuffle(given[name])
-    return given, removed, conflicts
+        random.Random(seed).shuffle(splits[name])
+    return splits
 
 
 def _suffice(table: Table, rows: list[Row]) -> None:
-    if "classify" in table.task and len(labels(rows)) < 2:
-        one = labels(rows)[0]
-        raise UserError(
-            f"{table.file}, column 'label': each row has the label '{one}'; a classifier needs at "
-            "least two. Is it the right column?"
-        )
-    if "tag" in table.task and all(t == "O" for row in rows for t in row["tags"]):
-        raise UserError(
-            f"{table.file}, column 'tags': each tag is O, so there is nothing to learn."
-        )
+    for task in table.tasks:
+        if reason := TASKS[task].suffice(rows):
+            raise UserError(f"{table.file}, {reason}")
 
 
 def _enough(table: Table, rows: list[Row]) -> None:
     """Three groups are needed for three splits, of each label."""
-    pairs = {(row.get("label", ""), group(row)) for row in rows}
-    for label, count in sorted(Counter(label for label, _ in pairs).items()):
+    pairs = {(label(row), _group(row)) for row in rows}
+    for one, count in sorted(Counter(name for name, _ in pairs).items()):
         if count < 3:
-            what = f"label '{label}' has {count}" if label else f"there is {count}"
+            what = f"label '{one}' has {count}" if one else f"there is {count}"
             raise UserError(
                 f"{table.file}: {what} different row{'s' * (count > 1)}; at least 3 are needed, "
                 f"one each for train, valid and test. Add {3 - count}, or join or drop the label."
@@ -158,60 +167,26 @@ def _seen(table: Table, splits: Splits) -> None:
             )
 
 
-def pick(want: recipe.Data, splits: Splits) -> Splits:
-    """The rows of a run, out of all rows; see `data.read`."""
-    train = splits["train"]
-    found = labels(train)
-    if 0 < want.rows < len(found):
-        raise UserError(
-            f"data.rows = {want.rows}, but {want.source} has {len(found)} labels and each needs a "
-            f"row to be learned: set data.rows to {len(found)} or more, or to 0 for all rows."
-        )
-    rng = random.Random(want.seed)
-    order = _balanced(train, rng)
-    picked, others = (order[: want.rows], order[want.rows :]) if want.rows else (order, [])
-    result = {
-        "train": rng.sample(picked, len(picked)),
-        "valid": splits["valid"][: max(100, len(picked) // 5)],
-        "test": splits["test"][: want.test],
-    }
-    if want.task == "classify":
-        pool = rng.sample(others, min(want.pool, len(others)))
-        result["pool"] = [{k: row[k] for k in ("text", "x") if k in row} for row in pool]
-    return result
-
-
-def _balanced(train: list[Row], rng: random.Random) -> list[Row]:
-    """All rows in an order whose every beginning holds the labels as evenly as they last."""
-    by_label: dict[str, list[Row]] = {}
-    for row in train:
-        by_label.setdefault(row.get("label", ""), []).append(row)
-    names = sorted(by_label)
-    rng.shuffle(names)
-    for name in names:
-        rng.shuffle(by_label[name])
-    longest = max(map(len, by_label.values()), default=0)
-    return [by_label[n][i] for i in range(longest) for n in names if i < len(by_label[n])]
-
-
 def card(
-    source: str, kind: str, task: str, splits: Splits, removed: int, conflicts: int, seed: int
-) -> dict[str, Any]:
-    """What is said about a source beside its rows (data/<source>/card.json)."""
-    return {
-        "source": source,
-        "kind": kind,
-        "task": task,
-        "seed": seed,
-        "duplicates_removed": removed,
-        "duplicates_with_another_label": conflicts,
-        **counts(splits),
-    }
+    source: str, kind: str, tasks: Iterable[str], parts: Parts, seed: int, **more: Any
+) -> DataCard:
+    """What is said about a source beside its rows; `more`: whatever else a DataCard has."""
+    return DataCard(
+        source=source,
+        kind=kind,
+        task=" ".join(tasks),
+        seed=seed,
+        duplicates_removed=parts.removed,
+        duplicates_with_another_label=parts.conflicts,
+        **counts(parts.splits),
+        **more,
+    )
 
 
 def counts(splits: Splits) -> dict[str, Any]:
-    found = Counter(c for row in splits["train"] for c in classes(row))
+    """Rows of each split, and how many of train are of each kind: both in a DataCard."""
+    kinds = Counter(c for row in splits["train"] for c in classes(row))
     return {
         "rows": {name: len(splits[name]) for name in SPLITS},
-        "labels": dict(sorted(found.items())),
+        "labels": dict(sorted(kinds.items())),
     }

@@ -42,6 +42,7 @@ class Label(Answer):
 
 class Classify(Task):
     name = "classify"
+    inputs = ("text", "x")
     head = "AutoModelForSequenceClassification"
     peft_type = "SEQ_CLS"
     taught = True

@@ -37,12 +37,17 @@ class Reply(Answer):
 
 class Generate(Task):
     name = "generate"
+    inputs = ("messages",)
     head = "AutoModelForCausalLM"
     peft_type = "CAUSAL_LM"
     new_head = False
     talks = True
     metric = "loss"
     lower_is_better = True
+
+    def group(self, row: Row) -> str:
+        first = (turn["content"] for turn in row["messages"] if turn["role"] == "user")
+        return next(first, "").casefold()
 
     def example(
         self, row: Row, data: Any, index: dict[str, int], tokenizer: "PreTrainedTokenizerBase"

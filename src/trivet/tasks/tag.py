@@ -52,7 +52,7 @@ class Tag(Task):
 
     def suffice(self, rows: Sequence[Row]) -> str | None:
         if all(tag == "O" for row in rows for tag in row["tags"]):
-            return "column 'tags': each tag is O, so there is nothing to learn"
+            return "column 'tags': each tag is O, so there is nothing to learn."
         return None
 
     def example(

@@ -5,6 +5,7 @@ Every task turns a row into the same thing, token ids with the positions whose l
 between tasks is said here, by a file of the task's own.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -27,8 +28,8 @@ class Shape(NamedTuple):
     """Columns that make a file of a task.
 
     `columns`: all of them must be there. `kind`: the shape's name in words. `row`: a row's cells in
-    the task's own form. `optional`: columns that are read where they are there. `whole`: a check
-    over all rows (where each stands, row), or None.
+    the task's own form, which one of its shapes reads too. `optional`: columns that are read where
+    they are there. `whole`: a check over all rows (where each stands, row), or None.
     """
 
     columns: tuple[str, ...]
@@ -41,7 +42,8 @@ class Shape(NamedTuple):
 class Task(ABC):
     """A registered task. Class attributes say what it is, methods what is done with its rows.
 
-    `shapes`: the files it reads, the first that fits. `prompt`: where the recipe names none;
+    `shapes`: the files it reads, the first that fits. `inputs`: what of a row is the question, for
+    whoever must not see its answer. `prompt`: where the recipe names none;
     `first_prompt`: that of cards of version 1, where it was fixed.
     `head`: transformers' auto class; `peft_type`: PEFT's name of it. `new_head`: whether that head
     is new, with a row for each label. `taught`: whether a student can learn its answers from a
@@ -51,6 +53,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     shapes: ClassVar[tuple[Shape, ...]]
+    inputs: ClassVar[tuple[str, ...]] = ("text",)
     prompt: ClassVar[str] = "{text}"
     first_prompt: ClassVar[str] = ""
     head: ClassVar[str]
@@ -68,11 +71,18 @@ class Task(ABC):
         return []
 
     def classes(self, row: Row) -> list[str]:
-        """Of what kind a row is: each kind in valid and test must be one that train has."""
+        """Of what kind a row is: each kind in valid and test must be one that train has.
+
+        Nothing for a row of another task. One kind at most where the task is `taught`.
+        """
         return []
 
+    def group(self, row: Row) -> str:
+        """Rows of a group ask the same thing, so they stay in one split."""
+        return json.dumps({key: row[key] for key in self.inputs if key in row})
+
     def suffice(self, rows: Sequence[Row]) -> str | None:
-        """Why nothing can be learnt from these rows, or None."""
+        """Why nothing can be learnt from these rows, as a sentence, or None."""
         return None
 
     # Tokens.

@@ -5,7 +5,7 @@ and knows which words are slot values: one draw gives an intent to classify and 
 Sentences are drawn at random from hassil's parsed tree. What a package cannot know, the names of
 somebody's rooms and devices, is supplied below.
 
-Not here: fetching the package, splits, duplicates (`data.py`, `rows.py`), languages but English.
+Not here: fetching the package, splits, duplicates (`home.py`), languages but English.
 """
 
 import functools
@@ -127,18 +127,18 @@ Piece = tuple[str, str | None, int]  # text, slot or None, number of the slot in
 
 def templates(package: dict[str, Any]) -> list[Template]:
     """All templates of the intents that have at least three, as the package orders them."""
-    found: dict[tuple[str, str], list[str]] = {}
+    phrasings: dict[tuple[str, str], list[str]] = {}
     for intent, body in sorted(package["intents"].items()):
         for block in body["data"]:
             for text in block["sentences"]:
-                known = found.setdefault((intent, text), [])
+                known = phrasings.setdefault((intent, text), [])
                 known += [d for d in _domains(block, text) if d not in known]
     counts: dict[str, int] = {}
-    for intent, _ in found:
+    for intent, _ in phrasings:
         counts[intent] = counts.get(intent, 0) + 1
     return [
         Template(intent, text, tuple(domains))
-        for (intent, text), domains in found.items()
+        for (intent, text), domains in phrasings.items()
         if counts[intent] >= LEAST_TEMPLATES
     ]
 
