@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from trivet.flows.recipe import load
 from trivet.flows.steps import artifacts, data, fpga
 from trivet.flows.steps.run import Run
+
 from trivet.hw.distill import distill
 from trivet.hw.qat import quantize
 from trivet.hw.rtl import verilog

@@ -50,14 +50,14 @@ def progress(subject: str) -> Iterator[Callable[[float], None]]:
     ) as bar:
         row = bar.add_task(subject, total=1.0)
 
-        def tell(share: float) -> None:
-            nonlocal told
+        def on_progress(share: float) -> None:
+            nonlocal sent
             bar.update(row, completed=share)
-            if time.monotonic() - told > 2:
+            if time.monotonic() - sent > 2:
                 update_progress_artifact(artifact, progress=100 * share)
                 sent = time.monotonic()
 
-        yield tell
+        yield on_progress
     update_progress_artifact(artifact, progress=100.0)
 
 

@@ -6,107 +6,137 @@ compiler's cost and by their cycles. A trial that is done is a file and is not d
 same command goes on where it was stopped.
 """
 
-import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from prefect import flow, runtime
 from prefect.artifacts import create_table_artifact
+from pydantic import ConfigDict, Field
 
-from .. import workspace
-from ..hw import search
-from . import progress as shown
-from .pipeline import (
-    check_rows,
-    export_onnx,
-    label_pool,
-    merge_adapter,
-    rename,
-    tune_adapter,
-    version_data,
-)
-from .recipe import load_chip
-from .steps import artifacts, registry
-from .steps.run import Run
+from trivet import registry
+from trivet.artifacts.run import Run
+from trivet.config.recipe import load_chip
+from trivet.data import dataset
+from trivet.flows.progress import progress
+from trivet.flows.tune import begin, build
+from trivet.fpga import training
+from trivet.fpga.errors import recipe_keys
+from trivet.fpga.labels import LABELS, teacher
+from trivet.fpga.searched import SEARCHED
+from trivet.hw.search.pareto import choose, draw, front
+from trivet.hw.search.space import propose, space
+from trivet.hw.search.trial import Point, Trial, evaluate, load, store
+from trivet.plugins import TASKS
+from trivet.records.record import Record
+
+
+class ParetoRow(Record):
+    """A student that no other beats, in words; `mark`: the one to take."""
+
+    model_config = ConfigDict(populate_by_name=True)
+    file: ClassVar[str] = "pareto.json"
+
+    mark: str = Field("", alias=" ")
+    accuracy: str
+    lut: str = Field(alias="LUT")
+    cycles: int
+    hidden: str
+    student: str
+
+
+class SearchResult(Record):
+    file: ClassVar[str] = "result.json"
+
+    recipe: str
+    folder: str
+    trials: int
+    pareto: list[ParetoRow]
+    chosen: Trial
 
 
 @flow(name="fpga-search", description=__doc__)
 def fpga_search(
     recipe: str = "flows/recipes/home.toml", overrides: list[str] | None = None
-) -> dict[str, Any]:
-    chosen, root = load_chip(recipe, overrides), workspace()
-    run = Run(root, chosen, version_data(chosen, root).result())
-    rename(f"search {run.name}")
-    check_rows(run)
-    if chosen.tune:
+) -> SearchResult:
+    chosen = load_chip(recipe, overrides)
+    run, _ = begin(chosen, "search ")
+    if LABELS.wanted(chosen):
         tracked = registry.open_run(run, str(runtime.flow_run.id))
-        tune_adapter(run, tracked)
-        merge_adapter(run)
-        export_onnx(run)
-        label_pool(run)
+        for artifact in run.line(LABELS):
+            build(run, artifact, tracked)
 
-    folder = run.path("search")
+    folder = run.root / ".trivet" / "searches" / run.slot(SEARCHED)
     trials = try_students(run, folder)
-    best = search.choose(trials, chosen.fpga.max_lut, chosen.fpga.max_cycles)
+    with recipe_keys():
+        best = choose(trials, chosen.fpga.max_lut, chosen.fpga.max_cycles)
     for kind in ("svg", "png"):
-        search.picture(trials, best, folder / f"pareto.{kind}", chosen.fpga.max_lut)
-    (folder / "chosen.json").write_text(json.dumps(best, indent=1) + "\n")
-    front = [{"": "★" if t == best else ""} | _row(t) for t in search.pareto(trials)]
-    create_table_artifact(front, key="pareto", description=f"{len(trials)} students of {run.name}")
-    found = {"recipe": recipe, "folder": str(folder), "trials": len(trials)}
-    return found | {"pareto": front, "chosen": best}
+        draw(trials, best, folder / f"pareto.{kind}", chosen.fpga.max_lut)
+    best.write(folder)
+    rows = [_row(trial, "★" if trial == best else "") for trial in front(trials)]
+    table = [row.model_dump(by_alias=True, exclude={"version"}) for row in rows]
+    create_table_artifact(table, key="pareto", description=f"{len(trials)} students of {run.name}")
+    return SearchResult(
+        recipe=recipe, folder=str(folder), trials=len(trials), pareto=rows, chosen=best
+    )
 
 
-def try_students(run: Run, folder: Path) -> list[search.Trial]:
+def try_students(run: Run, folder: Path) -> list[Trial]:
     """Trials until there are `fpga.search_trials`, in processes; those of a former search count."""
-    chip, (rows, network) = run.recipe.fpga, artifacts.searched(run)
+    chip, task = run.recipe.fpga, TASKS[run.recipe.data.task]
+    rows = dataset.read(run.recipe.data, run.data.folder)
+    with recipe_keys():
+        learnt, network = training.search_rows(
+            chip, run.root, rows, task.labels(rows["train"]), teacher(run)
+        )
     weighted = sum(step.kind != "sum" for step in network.steps) if network else 0
-    space = search.space(() if network else chip.hidden, weighted or len(chip.hidden) + 1)
-    done = search.read(folder / "trials")
+    ranges = space(() if network else chip.hidden, weighted or len(chip.hidden) + 1)
+    trials = load(folder / "trials")
     cores = os.cpu_count() or 1
     spawn = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(cores, spawn, torch.set_num_threads, (1,)) as processes,
         ThreadPoolExecutor(cores) as watched,
-        shown.progress(f"search students of {run.recipe.name}") as tell,
+        progress(f"search students of {run.recipe.name}") as on_progress,
     ):
 
         @flow(name="fpga-trial", flow_run_name="{name}")
-        def trial(name: str, point: dict[str, Any]) -> dict[str, Any]:
-            job = processes.submit(search.evaluate, point, rows, chip.epochs, chip.seed, network)
-            search.write(found := job.result(), folder / "trials")
-            return _row(found)
+        def try_student(name: str, point: Point) -> ParetoRow:
+            job = processes.submit(evaluate, point, learnt, chip.epochs, chip.seed, network)
+            trial = job.result()
+            store(trial, folder / "trials")
+            return _row(trial)
 
-        while left := chip.search_trials - len(done):
-            tell(len(done) / chip.search_trials)
-            points = search.propose(space, done, chip.seed, min(left, 2 * cores))
+        while left := chip.search_trials - len(trials):
+            on_progress(len(trials) / chip.search_trials)
+            points = propose(ranges, trials, chip.seed, min(left, 2 * cores))
             if not points or left < 0:
                 break
-            names = [f"trial {len(done) + at}" for at in range(1, len(points) + 1)]
-            started = [
-                watched.submit(copy_context().run, partial(trial, name, point))
+            names = [f"trial {len(trials) + at}" for at in range(1, len(points) + 1)]
+            jobs = [
+                watched.submit(copy_context().run, partial(try_student, name, point))
                 for name, point in zip(names, points, strict=True)
             ]
-            for job in started:
+            for job in jobs:
                 job.result()
-            done = search.read(folder / "trials")
-    return done
+            trials = load(folder / "trials")
+    return trials
 
 
-def _row(trial: search.Trial) -> dict[str, Any]:
-    point = {name: "/".join(map(str, values)) for name, values in trial["point"].items()}
-    zero = "/".join(f"{100 * share:.0f}" for share in trial["point"]["sparsity"])
+def _row(trial: Trial, mark: str = "") -> ParetoRow:
+    point = {k: "/".join(map(str, v)) for k, v in trial.point.model_dump().items()}
+    zero = "/".join(f"{100 * share:.0f}" for share in trial.point.sparsity)
     words = f"weights {point['weight_bits']} bit, {zero} % zero; activations "
-    return {
-        "accuracy": f"{trial['accuracy']:.1%}",
-        "LUT": f"{search.lut(trial):,.0f}",
-        "cycles": trial["cycles"],
-        "hidden": point.get("hidden", "own"),
-        "student": words + f"{point['activation_bits']} bit",
-    }
+    return ParetoRow(
+        mark=mark,
+        accuracy=f"{trial.accuracy:.1%}",
+        lut=f"{trial.lut:,.0f}",
+        cycles=trial.cycles,
+        hidden=point["hidden"] or "own",
+        student=words + f"{point['activation_bits']} bit",
+    )

@@ -22,11 +22,17 @@ from trivet.artifacts.artifact import HOUR, Artifact, Watch
 from trivet.artifacts.run import Run
 from trivet.backends.backend import Backend
 from trivet.config.recipe import Recipe, load
-from trivet.data import dataset
+from trivet.data import versions
 from trivet.evaluate import parity
 from trivet.evaluate.score import Scored
 from trivet.flows.progress import console, done, progress, use_gpu
+from trivet.fpga.facts import chip_facts
+from trivet.fpga.stages.hls import HLS
+from trivet.fpga.stages.rtl import RTL
+from trivet.fpga.stages.student import STUDENT, registered
+from trivet.fpga.synthesis import SYNTHESIS
 from trivet.records.check import Check
+from trivet.records.chip import ChipFacts
 from trivet.records.dataset import RunData
 from trivet.records.lineage import Lineage, Registered
 from trivet.records.parity import ParityTable
@@ -60,7 +66,7 @@ step: Any = {"cache_policy": NO_CACHE, "on_completion": [done], "timeout_seconds
     **step,
 )
 def version_data(recipe: Recipe, root: Path) -> State:
-    version = dataset.version(recipe.data, root)
+    version = versions.version(recipe.data, root)
     name = "Cached" if version.changed == "unchanged" else "Completed"
     return Completed(data=version, name=name, message=f"data {version.changed}: {version.md5}")
 
@@ -99,12 +105,17 @@ def prove(run: Run, missing: dict[Backend, str]) -> State:
     curve = _first(Curve, artifacts)
     judged = Confusion.read_if_there(rows[min(1, len(rows) - 1)].folder)  # merged, or fixed point
     if run.recipe.fpga.enabled:
-        facts.collect(run, table).write(run.folder)
+        _chip_facts(run).write(run.folder)
     for record in (curve, judged, table):
         if record:
             record.write(run.folder)
     _show(table, curve)
     return Completed(data=table, message="promoted" if table.promoted else "refused")
+
+
+def _chip_facts(run: Run) -> ChipFacts:
+    folders = (run.path(a) if run.has(a) else None for a in (HLS, RTL, SYNTHESIS))
+    return chip_facts(run.recipe.fpga.part, run.path(STUDENT), *folders)
 
 
 def _row(run: Run, backend: Backend) -> parity.Row:
@@ -191,12 +202,12 @@ def run_pipeline(recipe: Recipe) -> Outcome:
     return Outcome(run.name, run.folder, page, checked, table)
 
 
-def begin(recipe: Recipe) -> tuple[Run, Check]:
-    """Data versioned, what hub and machine decide asked once, rows checked, the run's name shown."""
+def begin(recipe: Recipe, prefix: str = "") -> tuple[Run, Check]:
+    """The data's version, what hub and machine decide, asked once, and the checked rows."""
     root = workspace()
     run = Run.begin(root, recipe, version_data(recipe, root).result())
     with get_client(sync_client=True) as client:
-        client.update_flow_run(runtime.flow_run.id, name=run.name)
+        client.update_flow_run(runtime.flow_run.id, name=prefix + run.name)
     for note in check.machine(recipe, root, run.decided.get(ADAPTER.name, {})):
         console.print(note, style="yellow", soft_wrap=True, markup=False)
     fetch_student(run)
@@ -229,23 +240,33 @@ def build_all(run: Run, tracked: str) -> dict[Backend, str]:
     An optional artifact's tool may fail: what is made from it is missing, and all else goes on.
     """
     lost: dict[Artifact, str] = {}
-    beside = []
+    beside: dict[Artifact, Any] = {}
+    ahead, others = [], []
     for artifact in run.artifacts():
+        (others if artifact.beside else ahead).append(artifact)
+    for artifact in ahead:
         reason = next((lost[p] for p in artifact.parents(run.recipe) if p in lost), None)
+        reason = reason or attempt(run, artifact, tracked)
         if reason:
             lost[artifact] = reason
-        elif artifact.beside and not run.has(artifact):
-            beside.append(build.submit(run, artifact))
-        else:
-            state = build(run, artifact, tracked, return_state=True)
-            if state.is_failed():
-                error = state.result(raise_on_failure=False)
-                if not (artifact.optional and isinstance(error, UserError)):
-                    raise error
-                lost[artifact] = str(error).rstrip(".")
+            continue
+        for other in others:
+            if artifact in other.parents(run.recipe):
+                beside[other] = build.submit(run, other)
         for backend in run.backends():
-            if backend.artifact is artifact and artifact not in lost:
+            if backend.artifact is artifact:
                 build(run, Scored(backend))
-    for future in beside:
-        future.result(raise_on_failure=True)
+    for future in beside.values():
+        future.result()
     return {b: lost[b.artifact] for b in run.backends() if b.artifact in lost}
+
+
+def attempt(run: Run, artifact: Artifact, tracked: str) -> str | None:
+    """Build; why an optional artifact's tool failed, or None."""
+    state = build(run, artifact, tracked, return_state=True)
+    if not state.is_failed():
+        return None
+    error = state.result(raise_on_failure=False)
+    if not (artifact.optional and isinstance(error, UserError)):
+        raise error
+    return str(error).rstrip(".")

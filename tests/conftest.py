@@ -10,7 +10,6 @@ os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton: kerne
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
 from trivet.flows.recipe import Model
 from trivet.flows.steps import model
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from trivet import UserError
 from trivet.flows.recipe import Recipe
 from trivet.flows.steps import data
+
+from trivet import UserError
 
 GOOD = "".join(f"{w} {n},{w}\n" for w in ("rain", "sun") for n in range(4))
 ROW = '{"text": "rain", "label": "wet"}\n'

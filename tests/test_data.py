@@ -24,10 +24,10 @@ import pytest
 from dvc.repo import Repo
 from hassil.intents import Intents, TextSlotList
 from hassil.recognize import recognize_all
-
-from trivet import UserError
 from trivet.flows.recipe import Recipe, load
 from trivet.flows.steps import data, home, rows, shipped, split
+
+from trivet import UserError
 
 REPO = Path(__file__).parents[1]
 TRACKED = (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "data.dvc")

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from trivet.kernels.evidence import TARGET, compulsory, ours
+from trivet.kernels.peers import PEERS, QUANTISED_PEERS, Moved, Shape, count
 from typer.testing import CliRunner
 
 from trivet import UserError
 from trivet.flows import cli
 from trivet.kernels import bench, evidence, lora_launch, offline, report, spec
-from trivet.kernels.evidence import TARGET, compulsory, ours
-from trivet.kernels.peers import PEERS, QUANTISED_PEERS, Moved, Shape, count
 
 BIG, LONG, FEW = evidence.SHAPES
 

@@ -15,9 +15,9 @@ from onnxruntime.quantization.matmul_nbits_quantizer import (
     DefaultWeightOnlyQuantConfig,
     DefaultWeightOnlyQuantizer,
 )
+from trivet.kernels.interpreter import Checker, watching
 
 from trivet.kernels import int8
-from trivet.kernels.interpreter import Checker, watching
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 KINDS = ("normal", "one sign", "zeros", "minus zeros", "denormal", "ties", "large")

@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trivet.kernels.interpreter import Access, Checker, narrow, watching, widen
 
 from trivet.kernels import spec
-from trivet.kernels.interpreter import Access, Checker, narrow, watching, widen
 
 OPS = {op.name: op for op in spec.ops()}
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-
-from trivet.kernels import lora, reference, spec
 from trivet.kernels.lora_kernels import tile_of
 from trivet.kernels.lora_launch import narrow, row_group
 from trivet.kernels.roofline import DEVICES
 from trivet.kernels.weight import Weight
+
+from trivet.kernels import lora, reference, spec
 
 
 def inputs(dtype: torch.dtype = torch.float64, **sizes: int) -> dict[str, Any]:

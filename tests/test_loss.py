@@ -7,12 +7,12 @@ Run: .venv/bin/pytest tests/test_loss.py
 import pytest
 import torch
 import torch.nn.functional as F
+import trivet.kernels.interpreter  # noqa: F401  mends its bfloat16 on import
 from torch import Tensor
 from torch.profiler import profile
-
-import trivet.kernels.interpreter  # noqa: F401  mends its bfloat16 on import
-from trivet.kernels import loss
 from trivet.kernels.loss import linear_cross_entropy
+
+from trivet.kernels import loss
 
 
 def draw(rows: int, D: int, V: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:

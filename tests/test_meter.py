@@ -9,11 +9,11 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-
-from trivet.kernels import spec
 from trivet.kernels.dry import walking
 from trivet.kernels.interpreter import watching
 from trivet.kernels.meter import Meter
+
+from trivet.kernels import spec
 
 
 @triton.jit

@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 import triton
 import triton.language as tl
+from trivet.kernels.interpreter import Checker, watching
 
 from trivet.kernels import nf4, spec
-from trivet.kernels.interpreter import Checker, watching
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import trivet.kernels.interpreter  # noqa: F401  mends its bfloat16 on import
 from torch import Tensor
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
-
-import trivet.kernels.interpreter  # noqa: F401  mends its bfloat16 on import
-from trivet.kernels import norm
 from trivet.kernels.norm import rms_norm
+
+from trivet.kernels import norm
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:

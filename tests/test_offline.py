@@ -5,9 +5,9 @@ Run: .venv/bin/pytest tests/test_offline.py
 from pathlib import Path
 
 import pytest
+from trivet.kernels.offline import Compiled, compile_all, faults, jobs
 
 from trivet.kernels import assembly, spec
-from trivet.kernels.offline import Compiled, compile_all, faults, jobs
 
 
 def test_every_kernel_may_ship_on_every_target() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-
-from trivet.kernels import dora, int4, lora, nf4, roofline
 from trivet.kernels.lora_launch import launch_backward, launch_forward
 from trivet.kernels.qlora import qlora_linear
 from trivet.kernels.weight import Weight
+
+from trivet.kernels import dora, int4, lora, nf4, roofline
 
 STATES = {
     "nf4": lambda w: nf4.quantise(w, double=False),

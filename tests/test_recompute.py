@@ -6,7 +6,6 @@ Run: .venv/bin/pytest tests/test_recompute.py
 import weakref
 
 import torch
-
 from trivet.kernels.recompute import again, forgetting
 
 

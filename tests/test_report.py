@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from trivet.flows.recipe import Data, Model, Recipe, Tune
 from trivet.flows.steps import backends, export, model, parity, report
 

@@ -6,13 +6,13 @@ Run: .venv/bin/pytest tests/test_rope.py
 
 import pytest
 import torch
+import trivet.kernels.interpreter  # noqa: F401  mends its bfloat16 on import
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as llama
 from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb as phi3
-
-import trivet.kernels.interpreter  # noqa: F401  mends its bfloat16 on import
-from trivet.kernels import rope as file
 from trivet.kernels.rope import rope
+
+from trivet.kernels import rope as file
 
 B, S, H, HK, D = 2, 5, 6, 2, 16
 

@@ -7,11 +7,11 @@ Run: .venv/bin/pytest tests/test_swiglu.py
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 import trivet.kernels.interpreter  # noqa: F401  mends its bfloat16 on import
-from trivet.kernels import swiglu as file
+from torch import Tensor
 from trivet.kernels.swiglu import halves, swiglu, swiglu_fused
+
+from trivet.kernels import swiglu as file
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

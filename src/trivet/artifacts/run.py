@@ -7,7 +7,6 @@ the store and are hard-linked into `runs/<run>/`: two runs that share an adapter
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from trivet.artifacts.artifact import Artifact, Watch
 from trivet.artifacts.code import code
-from trivet.artifacts.store import Store, link_tree
+from trivet.artifacts.store import Store
 from trivet.config.recipe import Recipe
 from trivet.plugins import ARTIFACTS, BACKENDS
 from trivet.records.dataset import DatasetVersion
@@ -64,18 +63,13 @@ class Run:
 
     def artifacts(self) -> list[Artifact]:
         """What the run makes, each after its parents, and as near behind them as it may be."""
-        order: list[Artifact] = []
+        wanted = [a for a in ARTIFACTS.values() if a.wanted(self.recipe)]
+        return list(dict.fromkeys(part for artifact in wanted for part in self.line(artifact)))
 
-        def visit(artifact: Artifact) -> None:
-            if artifact not in order:
-                for parent in artifact.parents(self.recipe):
-                    visit(parent)
-                order.append(artifact)
-
-        for artifact in ARTIFACTS.values():
-            if artifact.wanted(self.recipe):
-                visit(artifact)
-        return order
+    def line(self, artifact: Artifact) -> list[Artifact]:
+        """What must be built for an artifact, itself the last."""
+        before = (self.line(parent) for parent in artifact.parents(self.recipe))
+        return [*dict.fromkeys(part for line in before for part in line), artifact]
 
     def backends(self) -> "list[Backend]":
         """The backends that the run is proven on, each after its reference and in its line."""

@@ -85,11 +85,11 @@ def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = Fal
     from trivet import check as checking
     from trivet.cli import tables
     from trivet.config.recipe import load
-    from trivet.data import dataset
+    from trivet.data import versions
     from trivet.tuning.adapter import ADAPTER
 
     chosen, root = load(recipe, overrides), workspace()
-    rows, card = dataset.peek(chosen.data, root)
+    rows, card = versions.peek(chosen.data, root)
     decided = ADAPTER.decide(chosen, root) if ADAPTER.wanted(chosen) else {}
     notes = checking.machine(chosen, root, decided)
     checked = checking.check(chosen, rows, root, decided)

@@ -75,14 +75,16 @@ def _stage(stage: Stage) -> tuple[str, ...]:
 
 def chip(out: Console, folder: Path) -> None:
     """What was measured and estimated of the run's chip, in a few lines."""
-    from trivet.fpga.facts import ChipFacts
+    from trivet.records.chip import ChipFacts
 
     facts = ChipFacts.read_if_there(folder)
     if facts is None:
         return
-    if rtl := facts.rtl:
-        every = "cycle" if rtl.interval == 1 else f"{rtl.interval} cycles"
-        out.print(f"\nlatency  {rtl.cycles} cycles, a row every {every} (measured in simulation)")
+    if design := facts.design:
+        every = "cycle" if design.interval == 1 else f"{design.interval} cycles"
+        out.print(
+            f"\nlatency  {design.cycles} cycles, a row every {every} (measured in simulation)"
+        )
     if synth := facts.synth:
         if xcup := synth.xcup:
             out.print(

@@ -29,7 +29,9 @@ class Data(Section):
     @classmethod
     def _task_is_known(cls, name: str) -> str:
         if name not in TASKS:
-            raise ValueError(f"data.task = {name!r}: there is no such task; known: {', '.join(TASKS)}")
+            raise ValueError(
+                f"data.task = {name!r}: there is no such task; known: {', '.join(TASKS)}"
+            )
         return name
 
     @model_validator(mode="before")

@@ -75,9 +75,7 @@ class Scored(Artifact):
             Confusion(labels=card.labels, matrix=matrix).write(folder)
         np.save(folder / LOGITS, answers.logits)
 
-    def _targets(
-        self, run: "Run", card: Card, rows: Sequence[Row], task: Task
-    ) -> list[list[int]]:
+    def _targets(self, run: "Run", card: Card, rows: Sequence[Row], task: Task) -> list[list[int]]:
         """The right classes of each row that a backend answers, at the places that it answers."""
         if task.taught:
             return [[card.labels.index(row["label"])] for row in rows]

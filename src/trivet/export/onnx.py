@@ -96,6 +96,4 @@ def write_int8(folder: Path) -> None:
     logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)  # a line for each node
     quantizer = MatMulNBitsQuantizer(onnx.load(folder / FP32), bits=8, algo_config=config)
     quantizer.process()
-    quantizer.model.save_model_to_file(
-        str(folder / INT8), use_external_data_format=False
-    )
+    quantizer.model.save_model_to_file(str(folder / INT8), use_external_data_format=False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from trivet.artifacts.artifact import Artifact, Watch
 from trivet.fpga.stages.hls import HLS
-from trivet.fpga.stages.verilog import VERILOG
+from trivet.fpga.stages.rtl import VERILOG
 from trivet.plugins import ARTIFACTS
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from trivet.config.fpga import Fpga
 from trivet.fpga import own_module
-from trivet.fpga.facts import StudentFacts, StudentLayer
 from trivet.fpga.inputs import Inputs, inputs_of
 from trivet.hw.distill import OnEpoch, distill, ignore, train
 from trivet.hw.fixed import FixedNetwork
@@ -22,6 +21,7 @@ from trivet.hw.module import from_module
 from trivet.hw.network import Network
 from trivet.hw.qat import quantize
 from trivet.hw.search.trial import LearningRows
+from trivet.records.chip import Layer, StudentFacts
 from trivet.records.score import Baseline
 from trivet.tasks.classify import logistic_regression
 from trivet.tasks.example import Row
@@ -163,10 +163,10 @@ def _train(
     return train(module, x, targets, epochs, chip.seed, on_epoch)
 
 
-def _layers(fixed: FixedNetwork, x: np.ndarray, test: np.ndarray) -> list[StudentLayer]:
+def _layers(fixed: FixedNetwork, x: np.ndarray, test: np.ndarray) -> list[Layer]:
     """The range table over what was learnt and the test rows, and what of the test rows saturates."""
     pairs = zip(fixed.ranges(np.concatenate([x, test])), fixed.ranges(test), strict=True)
     return [
-        StudentLayer(**vars(row), test_saturated=its.saturated, test_values=its.values)
+        Layer(**vars(row), test_saturated=its.saturated, test_values=its.values)
         for row, its in pairs
     ]

@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import BaseModel
 
 from trivet import UserError
+from trivet.data import numbers
 from trivet.plugins import TASKS
 from trivet.records.answer import Answer
 from trivet.records.score import Baseline, Metric
-from trivet.data import numbers
 from trivet.tasks import snippets
 from trivet.tasks.example import Answers, Example, Row
 from trivet.tasks.task import Shape, Task
@@ -79,7 +79,9 @@ class Classify(Task):
                     f"data.max_length = {data.max_length} leaves no room for a row beside "
                     "data.prompt: raise it."
                 )
-            ids = tokenizer(data.prompt.replace("{text}", text[: offsets[keep - 1][1]]))["input_ids"]
+            ids = tokenizer(data.prompt.replace("{text}", text[: offsets[keep - 1][1]]))[
+                "input_ids"
+            ]
         if ids[-1] == tokenizer.pad_token_id:
             # The stock classification head reads the last token that is not the pad token.
             raise UserError(
@@ -135,9 +137,7 @@ class Classify(Task):
 
     def snippet(self, runtime: str, folder: str, prompt: str, text: str) -> str:
         encode = f'ids = tokenizer({prompt!r}.replace("{{text}}", {text!r}))["input_ids"]'
-        return snippets.python(
-            self, runtime, folder, encode, "print(labels[logits[0].argmax()])"
-        )
+        return snippets.python(self, runtime, folder, encode, "print(labels[logits[0].argmax()])")
 
 
 def logistic_regression(

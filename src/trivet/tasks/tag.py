@@ -66,7 +66,9 @@ class Tag(Task):
         ends = np.cumsum([len(word) for word in words])
         fit = int((ends <= room).sum())
         if not fit:
-            raise UserError(f"data.max_length = {data.max_length} holds no word of a row: raise it.")
+            raise UserError(
+                f"data.max_length = {data.max_length} holds no word of a row: raise it."
+            )
         flat = [i for word in words[:fit] for i in word]
         ids = [i for part in around[:-1] for i in (*part, *flat)]
         positions = [len(ids) - len(flat) + int(end) - 1 for end in ends[:fit]]

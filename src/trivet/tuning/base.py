@@ -22,8 +22,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from trivet import UserError
 from trivet.config.data import Model
-from trivet.data.packages import Package, cache, fetch
-from trivet.data.rows import sha256
+from trivet.data.packages import Package, cache, fetch, sha256
 from trivet.plugins import TASKS
 from trivet.records.card import Base, Card
 from trivet.tasks.task import Task
@@ -64,9 +63,7 @@ def resolve(model: Model) -> Base:
         revision = model.revision
     else:
         revision = _commit(model)
-    return Base(
-        base=model.base, revision=revision, trust_remote_code=model.trust_remote_code
-    )
+    return Base(base=model.base, revision=revision, trust_remote_code=model.trust_remote_code)
 
 
 def base_folder(base: Base) -> Path:

@@ -1,7 +1,7 @@
 """A new head's start: what the label's own words already mean to the base model."""
 
-import os
 import re
+from itertools import takewhile
 from typing import cast
 
 import torch
@@ -14,8 +14,11 @@ def words(labels: list[str]) -> list[str]:
     all labels begin with `Lamp`: what they share tells none from another.
     """
     parts = [_split(re.sub(r"^[BI]-", "", label)) for label in labels]
-    shared = len(os.path.commonprefix(parts)) if len(parts) > 1 else 0
-    return [" ".join(part[shared:] or part) or label for part, label in zip(parts, labels)]
+    columns = takewhile(lambda words: len(set(words)) == 1, zip(*parts, strict=False))
+    shared = len(list(columns)) if len(parts) > 1 else 0
+    return [
+        " ".join(part[shared:] or part) or label for part, label in zip(parts, labels, strict=True)
+    ]
 
 
 def _split(label: str) -> list[str]:

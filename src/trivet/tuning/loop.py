@@ -23,8 +23,8 @@ from transformers import get_cosine_schedule_with_warmup
 
 from trivet.artifacts.artifact import Watch
 from trivet.config.method import Method
-from trivet.kernels.peft.attention import NAME as PACKED
 from trivet.kernels.hardware.cpu import matmul_dtype
+from trivet.kernels.peft.attention import NAME as PACKED
 from trivet.kernels.peft.patch import patch
 from trivet.records.score import Point
 from trivet.tasks.example import Example
@@ -76,7 +76,9 @@ def loss_of(model: PeftModel, batch: list[Example]) -> torch.Tensor:
         packed = model.config._attn_implementation == PACKED
         return cast(Tensor, model(**labelled(batch, model, packed)).loss).float()
     targets = torch.tensor([t for e in batch for t in e.targets], device=device_of(model))
-    return F.cross_entropy(gather_logits(model, batch_of(batch, model)).float(), targets, ignore_index=-1)
+    return F.cross_entropy(
+        gather_logits(model, batch_of(batch, model)).float(), targets, ignore_index=-1
+    )
 
 
 def labelled(batch: list[Example], model: PeftModel, packed: bool) -> dict[str, Tensor]:

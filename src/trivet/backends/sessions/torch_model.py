@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 class TorchModel(LanguageModel):
-    def __init__(
-        self, model: nn.Module, tokenizer: "PreTrainedTokenizerBase", card: Card
-    ) -> None:
+    def __init__(self, model: nn.Module, tokenizer: "PreTrainedTokenizerBase", card: Card) -> None:
         super().__init__(tokenizer, card)
         self.model = model.eval()
 

@@ -65,9 +65,7 @@ class Student(Artifact):
             return
         labels, answers = task.labels(rows["train"]), teacher(run)
         with recipe_keys():
-            learnt = training.learn(
-                recipe.fpga, run.root, rows, labels, answers, watch.on_progress
-            )
+            learnt = training.learn(recipe.fpga, run.root, rows, labels, answers, watch.on_progress)
         learnt.network.save(folder)
         learnt.fixed.save(folder)
         learnt.inputs.write(folder)

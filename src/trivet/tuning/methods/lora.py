@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HEADS = {"lm_head", "score", "classifier"}  # trained whole or not at all, never adapted
 
 
+@METHODS.add
 class Lora(Method):
     name = "lora"
 
@@ -65,7 +66,7 @@ class Lora(Method):
                 f"tune.targets: {', '.join(missing) or '(empty)'} "
                 f"match{'es' * (len(missing) == 1)} no linear layer of {model.config.model_type}; "
                 f"{', '.join(good) or 'nothing'} would be trained alone.{why} Its linear layers "
-                f"are {', '.join(sorted(kinds))}. Set tune.targets = {fix} or \"all-linear\"."
+                f'are {", ".join(sorted(kinds))}. Set tune.targets = {fix} or "all-linear".'
             )
         trainable, total = self.adapt(model, task).get_nb_trainable_parameters()
         return Coverage(modules=counts, trainable=trainable, total=total)
@@ -75,6 +76,7 @@ class Lora(Method):
         what is trained in 4 each.
         """
         return (coverage.total - coverage.trainable) * (2 if half else 4) + 16 * coverage.trainable
+
 
 def _hides(fused: str, target: str) -> bool:
     """Whether a layer like qkv_proj or gate_up_proj holds what a target like q_proj names."""
