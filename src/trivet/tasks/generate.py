@@ -86,6 +86,10 @@ class Generate(Task):
     def question(self, text: str) -> Row:
         return {"messages": [{"role": "user", "content": text}]}
 
+    def text(self, row: Row) -> str:
+        asked = (m["content"] for m in reversed(row["messages"]) if m["role"] == "user")
+        return next(asked, "")
+
     def reply(self, text: str) -> Answer:
         return Reply(reply=text)
 
