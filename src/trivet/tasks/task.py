@@ -125,7 +125,7 @@ class Task(ABC):
         """
 
     def baseline(self, rows: dict[str, list[Row]]) -> Baseline | None:
-        """What a simple stock model reaches, fitted on train, scored on test; None: there is none."""
+        """What a simple stock model reaches, fitted on train, scored on test; None: none."""
         return None
 
     def confusion(self, logits: np.ndarray, targets: list[list[int]]) -> list[list[int]] | None:
