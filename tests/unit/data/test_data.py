@@ -338,15 +338,16 @@ def test_own_splits_are_kept_and_train_loses_repeated_rows(tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from trivet.data import split, versions
+from trivet.data import versions
+from trivet.records.dataset import DataCard
 root = Path(sys.argv[1])
 versions._recover(root)
+card = DataCard(source="mine", kind="", task="", seed=0, duplicates_removed=0,
+                duplicates_with_another_label=0, rows={}, labels={}, licence="", origin={})
 for n in range(10**9):
     part = [{"text": str(n % 7), "label": "x"}] * 2000
     splits = {"train": part, "valid": part, "test": part}
-    card = split.card("mine", str(n % 7), ("classify",), split.Parts(splits, 0, 0), 0,
-                      licence="", origin={})
-    versions._place(root, "mine", splits, card)
+    versions._place(root, "mine", splits, card.model_copy(update={"kind": str(n % 7)}))
     print(n, flush=True)
 """
 
