@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HEADS = {"lm_head", "score", "classifier"}  # trained whole or not at all, never adapted
 
 
+@METHODS.add
 class Lora(Method):
     name = "lora"
 
@@ -25,6 +26,11 @@ class Lora(Method):
     alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | list[str] = "all-linear"
+
+    def words(self) -> str:
+        everywhere = self.targets == "all-linear"
+        targets = "all linear layers" if everywhere else ", ".join(self.targets)
+        return f"with a LoRA adapter of rank {self.rank} on {targets}"
 
     def adapt(self, model: "PreTrainedModel", task: Task) -> "PeftModel":
         """A LoRA adapter on `model`; the rest is frozen, a new head excepted."""
