@@ -13,7 +13,7 @@ class AdapterBackend(Backend):
     artifact = ADAPTER
     gate = First()
     target = GPU
-    words = "adapter, stock PEFT"
+    words = "stock PEFT"
     snippet = "peft"
 
     def open(self, folder: Path, threads: int = 0) -> Session:

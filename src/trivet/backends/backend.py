@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,7 +33,14 @@ class Target:
     note: str = ""
 
 
-GPU = Target("gpu", "GPU", "torch")
+class Usage(NamedTuple):
+    """What to do with a folder without Trivet: words, and commands from the workspace's folder."""
+
+    words: str
+    commands: str
+
+
+GPU = Target("gpu", "GPU", "torch", "torch runs on the CPU where there is no GPU")
 CPU = Target("cpu", "CPU", "ONNX Runtime")
 FPGA = Target(
     "fpga", "FPGA", "student", "The chip runs the distilled student, not the language model."
@@ -101,6 +108,10 @@ class Backend(ABC):
     @abstractmethod
     def open(self, folder: Path, threads: int = 0) -> Session:
         """From its artifact's folder; `threads`: 0 = all that torch may use."""
+
+    def usage(self, run: Path) -> Usage | None:
+        """Of what it has in a run's folder, where that is of use without Python."""
+        return None
 
     def compare_vectors(self, folder: Path) -> "Vectors | None":
         """Random inputs on which it equals its reference, of a backend that is bit-exact."""

@@ -15,7 +15,7 @@ class MergedBackend(Backend):
     reference = ADAPTED
     gate = Agreement("merged_agreement", 0.999)
     target = GPU
-    words = "merged, stock transformers"
+    words = "stock transformers"
     preferred_to_talk = True
     snippet = "transformers"
 

@@ -24,7 +24,7 @@ class Fpga(Section):
 
     enabled: bool = False
     bins: int = Field(256, ge=8, description="hashed n-gram counts that the host feeds the chip")
-    hidden: list[int] = [32, 32]
+    hidden: list[int] = Field([32, 32])
     module: str = Field("", pattern=r"^$|\.py:\w+$", description="FILE.py:FUNCTION")
     weights: str = Field("", description="safetensors file of the module's state")
     input_bits: int = Field(8, ge=1, le=16, description="of a number; counts have 1, ids as needed")

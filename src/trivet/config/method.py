@@ -40,6 +40,10 @@ class Method(Section, ABC):
     label_names: bool = Field(True, description="start the head from the label's own words")
     seed: int = 0
 
+    def words(self) -> str:
+        """How it tunes, for the report, after "tune the model"."""
+        return f"with {self.name}"
+
     @abstractmethod
     def adapt(self, model: "PreTrainedModel", task: "Task") -> "PeftModel":
         """`model` with this method's weights on it, those trainable and the head, nothing else."""

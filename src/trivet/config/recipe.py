@@ -5,6 +5,7 @@ ends the run with the key's name. What a recipe holds is also what is hashed int
 so two runs with equal recipes over equal data are the same run.
 """
 
+import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from trivet.plugins import METHODS, TASKS
 
 SHIPPED = Path(trivet.__file__).parent / "flows" / "recipes"
 DEFAULT_METHOD = "lora"
+FILE = "recipe.json"  # of a run
 
 
 class Track(Section):
@@ -119,6 +121,18 @@ def load_chip(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     if not recipe.fpga.enabled:
         raise UserError(f"{path}: fpga.enabled = false, so there is no chip: set it to true.")
     return recipe
+
+
+def of_run(folder: Path) -> Recipe:
+    """The recipe of a run, as its folder has it; without gates of what is not registered any more.
+
+    Raises UserError naming file, key and reason; FileNotFoundError.
+    """
+    path = folder / FILE
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    known = gates_section().model_fields
+    tree["gates"] = {key: value for key, value in tree.get("gates", {}).items() if key in known}
+    return validate(tree, None, str(path))
 
 
 def validate(tree: dict[str, Any], overrides: list[str] | None, source: str) -> Recipe:

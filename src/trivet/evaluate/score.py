@@ -29,7 +29,7 @@ LOGITS = "logits.npy"
 
 
 class Scored(Artifact):
-    """One backend's answers to the test rows: logits.npy, score.json, and perhaps confusion.json."""
+    """One backend's answers to the test rows: logits.npy, score.json, perhaps confusion.json."""
 
     on_gpu = True
     kept_inside = True

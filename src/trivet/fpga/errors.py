@@ -1,4 +1,4 @@
-"""What the hardware layer refuses, in the user's words: it knows no recipe, here the key is named."""
+"""What the hardware layer refuses, in the user's words: it knows no recipe, we name its keys."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -24,9 +24,9 @@ from trivet.tasks.example import Row
 
 
 class Inputs(Record):
-    """inputs.json. `input_type`: the type of the values. `bins`: of counts. `shifts`: numbers are divided by two to
-    the power of their column's (the last axis of the network's row). `tokens`: ids are below it.
-    `shape`: of a row in the data; of counts it is empty.
+    """inputs.json. `input_type`: the type of the values. `bins`: of counts. `shifts`:
+    numbers are divided by two to the power of their column's (the last axis of the network's row).
+    `tokens`: ids are below it. `shape`: of a row in the data; of counts it is empty.
     """
 
     file: ClassVar[str] = "inputs.json"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Synthesis(Artifact):
-    """synth.json; vendor.json where a vendor's tools are on the PATH, run on copies of the designs."""
+    """synth.json; vendor.json where a vendor's tools are on PATH, run on copies of the designs."""
 
     name = "synth"
     title = "synthesize {recipe}"

@@ -164,7 +164,7 @@ def _train(
 
 
 def _layers(fixed: FixedNetwork, x: np.ndarray, test: np.ndarray) -> list[Layer]:
-    """The range table over what was learnt and the test rows, and what of the test rows saturates."""
+    """The ranges over what was learnt and the test rows, and what of the test rows saturates."""
     pairs = zip(fixed.ranges(np.concatenate([x, test])), fixed.ranges(test), strict=True)
     return [
         Layer(**vars(row), test_saturated=its.saturated, test_values=its.values)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from trivet.records.record import Record
 
@@ -35,4 +35,4 @@ class Check(Record):
     memory: int | None
     preview: list[list[tuple[str, bool]]]
     student: str
-    notes: list[str] = []
+    notes: list[str] = Field(default_factory=list)

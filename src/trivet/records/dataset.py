@@ -51,7 +51,10 @@ class DatasetVersion:
 
 
 class RunData(Record):
-    """data.json of a run: its source, which version, and what was drawn from it."""
+    """data.json of a run: its source, which version, and what was drawn from it.
+
+    `example`: the text of a held-out row, to try the run on; empty where rows are no text.
+    """
 
     file: ClassVar[str] = "data.json"
     newest: ClassVar[int] = 2
@@ -62,6 +65,7 @@ class RunData(Record):
     rows: dict[str, int]
     tokens: dict[str, float]
     truncated: int
+    example: str = ""
 
     @classmethod
     def upgrade(cls, tree: Any) -> dict[str, Any]:

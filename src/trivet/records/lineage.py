@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from trivet.records.record import Record
 
@@ -33,8 +33,8 @@ class Lineage(Record):
     mlflow_run_id: str
     mlflow_url: str
     registered: Registered | None
-    keys: dict[str, str] = {}
-    decided: dict[str, dict[str, str]] = {}
+    keys: dict[str, str] = Field(default_factory=dict)
+    decided: dict[str, dict[str, str]] = Field(default_factory=dict)
 
     @classmethod
     def upgrade(cls, tree: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from trivet.plugins import BACKENDS
 from trivet.records.record import Record
@@ -66,7 +66,7 @@ class ParityTable(Record):
     baseline: Baseline | None
     stages: list[Stage]
     refused: list[Refusal]
-    notes: list[str] = []
+    notes: list[str] = Field(default_factory=list)
 
     @property
     def baseline_wins(self) -> bool:

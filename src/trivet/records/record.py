@@ -15,7 +15,7 @@ from trivet import UserError
 
 
 class Record(BaseModel):
-    """A file of JSON with a version. `file`: its name in a folder; `newest`: the version written."""
+    """A file of JSON with a version. `file`: its name in a folder; `newest`: what is written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

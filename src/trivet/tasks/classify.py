@@ -48,6 +48,7 @@ class Label(Answer):
 class Classify(Task):
     name = "classify"
     inputs = ("text", "x")
+    goal = "choose one label for each row"
     head = "AutoModelForSequenceClassification"
     peft_type = "SEQ_CLS"
     taught = True

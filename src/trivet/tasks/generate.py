@@ -38,6 +38,7 @@ class Reply(Answer):
 class Generate(Task):
     name = "generate"
     inputs = ("messages",)
+    goal = "reply in a conversation"
     head = "AutoModelForCausalLM"
     peft_type = "CAUSAL_LM"
     new_head = False

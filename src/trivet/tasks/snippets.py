@@ -3,6 +3,7 @@
 The Python stands in the report for somebody who has the folder and stock libraries alone.
 """
 
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,7 +11,9 @@ if TYPE_CHECKING:
 
 
 def predict(run: str, text: str, backend: str) -> str:
-    return f'trivet predict {run} "{text}" --backend {backend}'
+    plain = not set(text) & set('"$`\\!')  # what a shell does not leave alone in these quotes
+    quoted = f'"{text}"' if plain else shlex.quote(text)
+    return f"trivet predict {run} {quoted} --backend {backend}"
 
 
 def python(task: "Task", runtime: str, folder: str, encode: str, answer: str) -> str:

@@ -38,6 +38,7 @@ class Tags(Answer):
 
 class Tag(Task):
     name = "tag"
+    goal = "tag each word of a sentence"
     prompt = "{text}\n{text}"
     first_prompt = "Command: {text}. Tags: {text}"
     head = "AutoModelForTokenClassification"

@@ -45,7 +45,7 @@ class Task(ABC):
     `shapes`: the files it reads, the first that fits. `inputs`: what of a row is the question, for
     whoever must not see its answer. `prompt`: where the recipe names none;
     `first_prompt`: that of cards of version 1, where it was fixed.
-    `head`: transformers' auto class; `peft_type`: PEFT's name of it. `new_head`: whether that head
+    `goal`: what a model is tuned to do, after "to". `head`: transformers' auto class; `peft_type`: PEFT's name of it. `new_head`: whether that head
     is new, with a row for each label. `taught`: whether a student can learn its answers from a
     teacher: one label a row. `talks`: whether its answer is a reply. `metric`: its first metric;
     `lower_is_better`: of that metric.
@@ -56,6 +56,7 @@ class Task(ABC):
     inputs: ClassVar[tuple[str, ...]] = ("text",)
     prompt: ClassVar[str] = "{text}"
     first_prompt: ClassVar[str] = ""
+    goal: ClassVar[str] = "answer"
     head: ClassVar[str]
     peft_type: ClassVar[str]
     new_head: ClassVar[bool] = True
@@ -125,7 +126,7 @@ class Task(ABC):
         """
 
     def baseline(self, rows: dict[str, list[Row]]) -> Baseline | None:
-        """What a simple stock model reaches, fitted on train, scored on test; None: there is none."""
+        """What a simple stock model reaches, fitted on train, scored on test; None: none."""
         return None
 
     def confusion(self, logits: np.ndarray, targets: list[list[int]]) -> list[list[int]] | None:

@@ -92,7 +92,7 @@ def _folder(name: str) -> Path:
 
 
 def _commit(model: Model) -> str:
-    """The commit that the hub's branch or tag is at; without the network, that of the local copy."""
+    """The commit that the hub's branch or tag is at; without network, that of the local copy."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 

@@ -198,7 +198,7 @@ def _steps(
 
 
 def _stop_early(state: State, value: float, patience: int) -> bool:
-    """Count the epochs since the best validation loss; `state.stale` is 0 where this is the best."""
+    """Count the epochs since the best validation loss; `state.stale` is 0 where it is this one."""
     if value < state.best:
         state.best, state.stale = value, 0
     else:

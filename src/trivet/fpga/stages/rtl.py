@@ -54,7 +54,7 @@ BACKENDS.add(Alkaid())
 
 
 class Rtl(Compiled):
-    """A copy of the Verilog, compiled, and what was measured: a tool that fails leaves the other."""
+    """A copy of the Verilog, compiled, and what it measured: a tool that fails leaves the other."""
 
     name = "rtl"
     title = "compile {recipe} for RTL simulation"

@@ -26,8 +26,8 @@ CHIP = ("part", "max_cycles", "max_lut", "search_trials")  # of [fpga]; no stude
 
 class Student(Artifact):
     """Both networks, the inputs, the card and fpga.json; a registered model's own student where the
-    recipe names one, else one that learns from the tuned model's answers, or from labels where there
-    is none (then baseline.json too).
+    recipe names one, else one that learns from the tuned model's answers, or from labels where
+    there is none (then baseline.json too).
     """
 
     name = "student"

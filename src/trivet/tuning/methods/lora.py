@@ -27,6 +27,11 @@ class Lora(Method):
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | list[str] = "all-linear"
 
+    def words(self) -> str:
+        everywhere = self.targets == "all-linear"
+        targets = "all linear layers" if everywhere else ", ".join(self.targets)
+        return f"with a LoRA adapter of rank {self.rank} on {targets}"
+
     def adapt(self, model: "PreTrainedModel", task: Task) -> "PeftModel":
         """A LoRA adapter on `model`; the rest is frozen, a new head excepted."""
         import torch

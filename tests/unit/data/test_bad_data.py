@@ -1,6 +1,6 @@
 """What bad data get: one paragraph that names file, line, column and fix, and nothing written.
 
-Run: pytest tests/test_bad_data.py
+Run: pytest tests/unit/data/test_bad_data.py
 """
 
 import json
@@ -10,10 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from trivet.flows.recipe import Recipe
-from trivet.flows.steps import data
 
 from trivet import UserError
+from trivet.config.data import Data
+from trivet.data import split, versions
+from trivet.records.dataset import DatasetVersion
 
 GOOD = "".join(f"{w} {n},{w}\n" for w in ("rain", "sun") for n in range(4))
 ROW = '{"text": "rain", "label": "wet"}\n'
@@ -62,10 +63,8 @@ CASES = [
 ]  # fmt: skip
 
 
-def run(source: Path | str, root: Path, task: str = "classify") -> data.Data:
-    chosen = {"source": str(source), "task": task}
-    recipe = Recipe.model_validate({"name": "t", "data": chosen, "tune": {}})
-    return data.version(recipe, root)
+def run(source: Path | str, root: Path, task: str = "classify") -> DatasetVersion:
+    return versions.version(Data(source=str(source), task=task), root)
 
 
 @pytest.mark.parametrize(("name", "content", "task", "words"), CASES, ids=lambda v: str(v)[:24])
@@ -78,7 +77,9 @@ def test_bad_file(name, content, task, words, tmp_path):
 
 
 def test_missing_file_names_what_is_there(tmp_path):
-    with pytest.raises(UserError, match=r"data\.source = 'hme': there is no such file.*home, chat"):
+    with pytest.raises(
+        UserError, match=r"data\.source = 'hme': there is no such file.*chat, digits, home"
+    ):
         run("hme", tmp_path)
 
 
@@ -92,7 +93,9 @@ def test_null_in_parquet(tmp_path):
 def test_no_room_leaves_the_old_rows(tmp_path):
     old = [{"text": "old", "label": "x"}]
     splits = {"train": old, "valid": old, "test": old}
-    data._place(tmp_path, "mine", splits, {"n": 1})
+    parts = split.Parts(splits, 0, 0)
+    card = split.card("mine", "text and label", ("classify",), parts, 1, licence="", origin={})
+    versions._place(tmp_path, "mine", splits, card)
     many = {**splits, "train": [{"text": "new " * 1000, "label": "x"}] * 1000}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
@@ -100,8 +103,8 @@ def test_no_room_leaves_the_old_rows(tmp_path):
     )  # the kernel refuses to write on
     try:
         with pytest.raises(UserError, match=r"Could not write .*data/mine: File too large"):
-            data._place(tmp_path, "mine", many, {"n": 2})
+            versions._place(tmp_path, "mine", many, card.model_copy(update={"seed": 2}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert json.loads((tmp_path / "data/mine/card.json").read_text())["n"] == 1
+    assert json.loads((tmp_path / "data/mine/card.json").read_text())["seed"] == 1
     assert list((tmp_path / ".trivet" / "data").iterdir()) == []
