@@ -17,12 +17,12 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
-from trivet import UserError, check, registry, report, workspace
+from trivet import UserError, check, registry, workspace
 from trivet.artifacts.artifact import HOUR, Artifact, Watch
 from trivet.artifacts.run import Run
 from trivet.backends.backend import Backend
 from trivet.config.recipe import Recipe, load
-from trivet.data import versions
+from trivet.data import dataset, versions
 from trivet.evaluate import parity
 from trivet.evaluate.score import Scored
 from trivet.flows.progress import console, done, progress, use_gpu
@@ -31,6 +31,7 @@ from trivet.fpga.stages.hls import HLS
 from trivet.fpga.stages.rtl import RTL
 from trivet.fpga.stages.student import STUDENT, registered
 from trivet.fpga.synthesis import SYNTHESIS
+from trivet.plugins import TASKS
 from trivet.records.check import Check
 from trivet.records.chip import ChipFacts
 from trivet.records.dataset import RunData
@@ -38,6 +39,8 @@ from trivet.records.lineage import Lineage, Registered
 from trivet.records.parity import ParityTable
 from trivet.records.record import Record, write_text
 from trivet.records.score import Baseline, Confusion, Curve, Point, Score
+from trivet.report import curve as curves
+from trivet.report import page as report
 from trivet.tuning.adapter import ADAPTER
 
 R = TypeVar("R", bound=Record)
@@ -133,7 +136,7 @@ def _show(table: ParityTable, curve: Curve | None) -> None:
     verdict = "promoted" if table.promoted else "refused"
     create_table_artifact(rows, key="parity", description=f"{table.run}: {verdict}")
     if curve:
-        markdown = curve_markdown(curve)
+        markdown = curves.markdown(curve.points)
         create_markdown_artifact(markdown, key="loss-curve", description="Loss curve")
 
 
@@ -213,13 +216,15 @@ def begin(recipe: Recipe, prefix: str = "") -> tuple[Run, Check]:
     fetch_student(run)
     checked = Check.read(build(run, check.CHECKED).result())
     write_text(run.folder / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
-    data = run.data
+    data, task = run.data, TASKS[recipe.data.task]
+    rows = dataset.read(recipe.data, data.folder)
     RunData(
         card=data.card,
         md5=data.md5,
         rows=checked.rows,
         tokens=checked.tokens,
         truncated=checked.truncated,
+        example=task.text(rows["test"][0]),
     ).write(run.folder)
     splits = [{"split": name, "rows": count} for name, count in checked.rows.items()]
     create_table_artifact(splits, key="data", description=f"{recipe.data.source}, {data.md5}")

@@ -43,25 +43,29 @@ def write(run: Path) -> Path:
     confusion, tuning = Confusion.read_if_there(run), Curve.read_if_there(run)
     facts = ChipFacts.read_if_there(run)
     pareto = run / "search" / "pareto.svg"
-    text = _environment().get_template("report.html").render(
-        name=run.name,
-        recipe=recipe,
-        sections=json.loads((run / recipes.FILE).read_text(encoding="utf-8")),
-        task=TASKS[table.task],
-        data=data,
-        table=table,
-        legs=legs.legs(table.stages),
-        baseline_wins=_baseline_wins(table),
-        curve=curve.drawing(tuning.points) if tuning else None,
-        heat=heat_map.heat_map(confusion) if confusion else None,
-        chip=facts,
-        wave=chip.waveform(facts.wave) if facts and facts.wave else None,
-        devices=chip.resources(facts) if facts else [],
-        deviation=chip.deviation(facts) if facts else None,
-        pareto=pareto.read_text(encoding="utf-8") if pareto.exists() else "",
-        lineage=Lineage.read(run),
-        trial=use.trial(run, table, data.example),
-        uses=use.uses(run, table, recipe.data.prompt, data.example),
+    text = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            name=run.name,
+            recipe=recipe,
+            sections=json.loads((run / recipes.FILE).read_text(encoding="utf-8")),
+            task=TASKS[table.task],
+            data=data,
+            table=table,
+            legs=legs.legs(table.stages),
+            baseline_wins=_baseline_wins(table),
+            curve=curve.drawing(tuning.points) if tuning else None,
+            heat=heat_map.heat_map(confusion) if confusion else None,
+            chip=facts,
+            wave=chip.waveform(facts.wave) if facts and facts.wave else None,
+            devices=chip.resources(facts) if facts else [],
+            deviation=chip.deviation(facts) if facts else None,
+            pareto=pareto.read_text(encoding="utf-8") if pareto.exists() else "",
+            lineage=Lineage.read(run),
+            trial=use.trial(run, table, data.example),
+            uses=use.uses(run, table, recipe.data.prompt, data.example),
+        )
     )
     return write_text(run / "report.html", text)
 

