@@ -44,7 +44,7 @@ def adapted(peer: str, precision: str) -> Any:
     config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(whole, config).train()
     if peer == "trivet":
-        patch.patch(model)
+        patch(model)
     return model
 
 

@@ -1,88 +1,38 @@
 """INT8: bitsandbytes is the oracle by row, ONNX Runtime's 8-bit quantiser in blocks.
 
-Run: .venv/bin/pytest tests/test_int8.py
+Run: .venv/bin/pytest tests/unit/kernels/test_int8.py
 """
 
 from typing import Any
 
-import bitsandbytes.functional as by_row
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from onnxruntime.quantization.matmul_nbits_quantizer import (
-    DefaultWeightOnlyQuantConfig,
-    DefaultWeightOnlyQuantizer,
-)
+from quantiser_oracles import INT8_KINDS, check_int8_blocks, check_int8_rows, int8_weight
 
-from trivet.kernels import int8
-from trivet.kernels.interpreter import Checker, watching
-
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-KINDS = ("normal", "one sign", "zeros", "minus zeros", "denormal", "ties", "large")
+from trivet.kernels.ops import int8
+from trivet.kernels.ops.int8.op import dequantise_op, quantise_op
+from trivet.kernels.verify.interpreter import Checker, observe_accesses
 
 
 @pytest.fixture(autouse=True)
-def watched():
-    with watching(Checker()):
+def check_launches():
+    with observe_accesses(Checker()):
         yield
 
 
-def weight(kind: str, K: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    w = torch.randn(3, K, generator=torch.Generator().manual_seed(K))
-    if kind == "one sign":
-        w = w.sign()[:, :1] * (w.abs() + 0.5)
-    elif kind == "zeros":
-        w[:, K // 3 :] = 0
-    elif kind == "minus zeros":
-        w = torch.where(w > 0, 0.0, -0.0)
-    elif kind == "denormal":
-        w = w.sign() * torch.logspace(-44, -36, 3)[:, None].expand(3, K)
-    elif kind == "ties":
-        w = torch.cat([(w * 9).round() / 2, torch.full((3, 1), 63.5)], 1)[:, -K:]
-    elif kind == "large":
-        w *= 1e4 if dtype == torch.float16 else 3e37
-    return w.to(dtype).contiguous()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_by_row_the_bytes_are_bitsandbytes(kind: str) -> None:
-    for K in (1, 31, 300, 700):
-        for dtype in FLOATS:
-            w = weight(kind, K, dtype)
-            values, scales, _ = by_row.int8_vectorwise_quant(w.clone())
-            for ours in (int8.plain_quantise(w, 0), int8.launch_quantise(w, 0)):
-                assert torch.equal(ours[0], values)
-                assert torch.equal(ours[1], scales)
-            wanted = by_row.int8_vectorwise_dequant(values, scales)
-            for out in FLOATS:
-                assert torch.equal(int8.quantise(w).dequantise(out), wanted.to(out))
-                by_kernel = int8.launch_dequantise(values, scales, 0, out)
-                assert torch.equal(by_kernel, wanted.to(out))
-
-
-@pytest.mark.parametrize("block", int8.BLOCKS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_in_blocks_the_bytes_are_onnx_runtimes(kind: str, block: int) -> None:
-    config = DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=True, bits=8)
-    for K in (1, block, block + 1, 300):
-        for dtype in FLOATS[:2]:
-            w = weight(kind, K, dtype)
-            made = DefaultWeightOnlyQuantizer(config).qbits_block_quant(w.T.contiguous().numpy())
-            packed, scales, _ = (torch.from_numpy(a) for a in made)
-            for ours in (int8.plain_quantise(w, block), int8.launch_quantise(w, block)):
-                assert torch.equal(int8.Int8(*ours, block).matmul_nbits(), packed)
-                assert torch.equal(ours[1].view(torch.uint8), scales.view(torch.uint8))
-            exact = ours[0].float() * scales.float().repeat_interleave(block, 1)[:, :K]
-            for out in FLOATS:
-                assert torch.equal(int8.quantise(w, block).dequantise(out), exact.to(out))
-                assert torch.equal(int8.launch_dequantise(*ours, block, out), exact.to(out))
+@pytest.mark.parametrize("kind", INT8_KINDS)
+def test_bytes_are_those_of_others(kind: str) -> None:
+    """All blocks and shapes are in tests/compile/test_quantiser_sweep.py."""
+    check_int8_rows(kind, 300, torch.float32)
+    check_int8_blocks(kind, 32, 33, torch.float16)
 
 
 @pytest.mark.parametrize("block", int8.BLOCKS)
 def test_matmulnbits_multiplies_our_bytes_as_we_do(block: int) -> None:
-    s = int8.quantise(weight("normal", 100), block)
+    s = int8.quantise(int8_weight("normal", 100), block)
     x = torch.randn(5, 100, generator=torch.Generator().manual_seed(0))
     node = onnx.helper.make_node(
         "MatMulNBits", ["x", "b", "scales"], ["y"], domain="com.microsoft",
@@ -152,8 +102,8 @@ def test_what_cannot_be_quantised_is_refused(w: torch.Tensor, block: int, says: 
 
 @pytest.mark.parametrize("block", [0, 32])
 def test_operators_are_sound(block: int) -> None:
-    w = weight("normal", 33, torch.float16)
+    w = int8_weight("normal", 33, torch.float16)
     s = int8.quantise(w, block)
-    torch.library.opcheck(int8.quantise_op, (w, block))
-    torch.library.opcheck(int8.dequantise_op, (s.values, s.scales, block, torch.bfloat16))
+    torch.library.opcheck(quantise_op, (w, block))
+    torch.library.opcheck(dequantise_op, (s.values, s.scales, block, torch.bfloat16))
     assert int8.quantise(w.to("meta"), block).dequantise().shape == (3, 33)
