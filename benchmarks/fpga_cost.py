@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from trivet.hw import rtl, student, synth
-from trivet.hw.fixed import Fixed, FixedStudent
+from trivet.hw.distill import distill
+from trivet.hw.fixed import Fixed, FixedNetwork
 from trivet.hw.network import mlp
-from trivet.hw.quantise import quantise
+from trivet.hw.qat import quantize
+from trivet.hw.rtl import verilog
+from trivet.hw.synth import open_tools
 
 SEED, BAND = 0, 0.15
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -56,59 +58,59 @@ RANDOM = [  # sizes, weight bits, activation bits, input bits, share of weights 
 ]
 
 
-def trained(hidden: list[int], weight_bits: int, activation_bits: int) -> FixedStudent:
+def trained(hidden: list[int], weight_bits: int, activation_bits: int) -> FixedNetwork:
     digits = load_digits()
     x = (digits.data * 3 / 16).round().astype(np.uint8)
     targets = np.eye(10)[digits.target]
-    network = student.distil(x, targets, hidden, 10, SEED)
-    return quantise(network, x, targets, weight_bits, activation_bits, 5, SEED)
+    network = distill(x, targets, hidden, 10, SEED)
+    return quantize(network, x, targets, weight_bits, activation_bits, 5, SEED)
 
 
 def random(
     sizes: list[int], weight_bits: int, activation_bits: int, input_bits: int, share: float
-) -> FixedStudent:
+) -> FixedNetwork:
     torch.manual_seed(SEED)
     network = mlp(sizes[0], sizes[1:-1], sizes[-1])
     for weight in network.weights:
         weight.data *= torch.rand(weight.shape) < share
     x = np.random.default_rng(SEED).integers(0, 2**input_bits, (500, sizes[0]))
     targets = np.eye(sizes[-1])[np.zeros(len(x), int)]
-    given = Fixed(input_bits, input_bits, signed=False)
-    return quantise(network, x, targets, weight_bits, activation_bits, 0, SEED, given=given)
+    kind = Fixed(input_bits, input_bits, signed=False)
+    return quantize(network, x, targets, weight_bits, activation_bits, 0, SEED, input_type=kind)
 
 
-def measure(name: str, fixed: FixedStudent) -> dict[str, Any]:
+def measure(name: str, fixed: FixedNetwork) -> dict[str, Any]:
     """Compiler cost and LUTs of one design, and the seconds that each took."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        _, facts = rtl.write(fixed, Path(folder))
-        compiled = time.perf_counter() - started
-        found = synth.area(Path(folder) / "src", Path(folder), "xcup")
+        design = verilog.write(fixed, Path(folder))
+        compile_seconds = time.perf_counter() - started
+        area = open_tools.area(Path(folder) / "src", Path(folder), "xcup")
     zero = sum(int((w == 0).sum()) for w in fixed.weights) / sum(w.size for w in fixed.weights)
     return {
         "design": name,
         "zero_weights": round(zero, 2),
-        "cost": facts["cost"],
-        "lut": found["lut"] + found["lut_ram"],
-        "ff": found["ff"],
-        "cells": found["cells"],
-        "difference": facts["cost"] / (found["lut"] + found["lut_ram"]) - 1,
-        "compile_seconds": round(compiled, 1),
-        "synthesis_seconds": found["seconds"],
+        "cost": design.cost,
+        "lut": area.lut + area.lut_ram,
+        "ff": area.ff,
+        "cells": area.cells,
+        "difference": design.cost / (area.lut + area.lut_ram) - 1,
+        "compile_seconds": round(compile_seconds, 1),
+        "synthesis_seconds": area.seconds,
     }
 
 
 def designs() -> dict[str, Any]:
     """What makes each design, by the name it has in the table."""
-    found: dict[str, Any] = {}
+    makers: dict[str, Any] = {}
     for hidden, weight, activation in TRAINED:
         name = f"digits {'-'.join(map(str, [64, *hidden, 10]))}, {weight}/{activation} bit"
-        found[name] = (trained, (hidden, weight, activation))
+        makers[name] = (trained, (hidden, weight, activation))
     for row in RANDOM:
-        sizes, weight, activation, given, share = row
-        bits = f"{weight}/{activation}/{given} bit"
-        found[f"random {'-'.join(map(str, sizes))}, {bits}, {share:.0%}"] = (random, row)
-    return found
+        sizes, weight, activation, inputs, share = row
+        bits = f"{weight}/{activation}/{inputs} bit"
+        makers[f"random {'-'.join(map(str, sizes))}, {bits}, {share:.0%}"] = (random, row)
+    return makers
 
 
 def draw(points: list[dict[str, Any]]) -> None:
@@ -141,23 +143,29 @@ def main() -> None:
     file = DOCS / "fpga-cost.json"
     versions = {package: version(package) for package in ("alkaid", "pyosys")}
     machine = f"{os.cpu_count()} cores, {platform.machine()}"
-    found = {"machine": machine, "seed": SEED, "versions": versions, "band": BAND, "designs": []}
+    results: dict[str, Any] = {
+        "machine": machine,
+        "seed": SEED,
+        "versions": versions,
+        "band": BAND,
+        "designs": [],
+    }
     if file.exists() and json.loads(file.read_text())["versions"] == versions:
-        found = json.loads(file.read_text())
-    done = {point["design"] for point in found["designs"]}
-    for name, (make, given) in designs().items():
+        results = json.loads(file.read_text())
+    done = {point["design"] for point in results["designs"]}
+    for name, (make, arguments) in designs().items():
         if name in done:
             continue
-        point = measure(name, make(*given))
-        found["designs"].append(point)
-        file.write_text(json.dumps(found, indent=1) + "\n")
+        point = measure(name, make(*arguments))
+        results["designs"].append(point)
+        file.write_text(json.dumps(results, indent=1) + "\n")
         print(
             f"{name:42} {point['cost']:7.0f} {point['lut']:6} {point['difference']:+.1%}",
             flush=True,
         )
-    missed = [p["design"] for p in found["designs"] if abs(p["difference"]) > BAND]
-    print(f"{len(found['designs'])} designs, {len(missed)} beyond ±{BAND:.0%}: {missed}")
-    draw(found["designs"])
+    missed = [p["design"] for p in results["designs"] if abs(p["difference"]) > BAND]
+    print(f"{len(results['designs'])} designs, {len(missed)} beyond ±{BAND:.0%}: {missed}")
+    draw(results["designs"])
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from trivet.flows.recipe import load
 from trivet.flows.steps import artifacts, data, fpga
 from trivet.flows.steps.run import Run
-from trivet.hw import rtl, synth
-from trivet.hw.quantise import quantise
-from trivet.hw.student import distil
+
+from trivet.hw.distill import distill
+from trivet.hw.qat import quantize
+from trivet.hw.rtl import verilog
+from trivet.hw.synth import open_tools
 
 SEEDS = range(5)
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,14 +43,14 @@ STUDENTS: dict[str, tuple[str, list[str]]] = {  # recipe and overrides
 def prepared(recipe: str, overrides: list[str]) -> tuple[Run, dict[str, Any]]:
     """The run up to its student, and how accurate the teacher is (None where there is none)."""
     chosen = load(recipe, overrides)
-    run, found = Run(ROOT, chosen, data.version(chosen, ROOT)), {"teacher": None}
+    run, teacher = Run(ROOT, chosen, data.version(chosen, ROOT)), None
     if chosen.tune:
         artifacts.adapter(run)
         artifacts.merged(run)
         artifacts.onnx(run)
         artifacts.labels(run)
-        found["teacher"] = artifacts.scored(run, "merged").score["value"]
-    return run, found
+        teacher = artifacts.scored(run, "merged").score["value"]
+    return run, {"teacher": teacher}
 
 
 def measure(run: Run, seed: int) -> dict[str, Any]:
@@ -60,8 +61,8 @@ def measure(run: Run, seed: int) -> dict[str, Any]:
     labels = data.labels(rows["train"])
     truth = np.array([labels.index(row["label"]) for row in rows["test"]])
     test = inputs.read(rows["test"])
-    network = distil(learnt.x, learnt.targets, chip.hidden, chip.epochs, seed)
-    fixed = quantise(
+    network = distill(learnt.x, learnt.targets, chip.hidden, chip.epochs, seed)
+    fixed = quantize(
         network,
         learnt.x,
         learnt.targets,
@@ -69,17 +70,17 @@ def measure(run: Run, seed: int) -> dict[str, Any]:
         chip.activation_bits,
         chip.epochs,
         seed,
-        given=learnt.given,
+        input_type=learnt.input_type,
         sparsity=chip.sparsity,
     )
     with tempfile.TemporaryDirectory() as folder:
-        design, facts = rtl.write(fixed, Path(folder), chip.part, chip.max_cycles)
-        area = synth.area(Path(folder) / "src", Path(folder), "xcup")
-        ecp5 = synth.area(Path(folder) / "src", Path(folder), "ecp5")
-        reached = synth.clock(Path(folder), ecp5["lut"])
+        design = verilog.write(fixed, Path(folder), chip.part, chip.max_cycles)
+        area = open_tools.area(Path(folder) / "src", Path(folder), "xcup")
+        ecp5 = open_tools.area(Path(folder) / "src", Path(folder), "ecp5")
+        clock = open_tools.clock(Path(folder), ecp5.lut)
 
-    def right(model: Any, x: np.ndarray, wanted: np.ndarray) -> float:
-        return float((model.logits(x).argmax(1) == wanted).mean())
+    def right(model: Any, x: np.ndarray, labels: np.ndarray) -> float:
+        return float((model.logits(x).argmax(1) == labels).mean())
 
     return {
         "seed": seed,
@@ -87,24 +88,24 @@ def measure(run: Run, seed: int) -> dict[str, Any]:
         "float": right(network, test, truth),
         "valid": right(fixed, learnt.valid_x, learnt.valid_y),
         "test": right(fixed, test, truth),
-        "cost": facts["cost"],
-        "lut": area["lut"] + area["lut_ram"],
-        "ff": area["ff"],
-        "dsp": area["dsp"],
+        "cost": design.cost,
+        "lut": area.lut + area.lut_ram,
+        "ff": area.ff,
+        "dsp": area.dsp,
         "cycles": design.cycles,
-        "ecp5_lut": ecp5["lut"],
-        "mhz": reached["mhz"],
+        "ecp5_lut": ecp5.lut,
+        "mhz": clock.mhz,
     }
 
 
-def table(found: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Means over the seeds, the range of test accuracy, the largest of what must not be large."""
     lines = [
         "| student | teacher | float | test (least to most) | cost | LUT (most) | DSP | cycles "
         "| MHz on ECP5 (least) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, it in found["students"].items():
+    for name, it in results["students"].items():
         seeds = it["seeds"]
 
         def over(key: str, how: Any = mean, seeds: Any = seeds) -> Any:
@@ -124,22 +125,22 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    found = json.loads(JSON.read_text()) if JSON.exists() else {"students": {}}
-    found["machine"] = f"{platform.machine()}, {os.cpu_count()} shared cores"
-    found["versions"] = {name: version(name) for name in ("torch", "alkaid", "pyosys")}
+    results = json.loads(JSON.read_text()) if JSON.exists() else {"students": {}}
+    results["machine"] = f"{platform.machine()}, {os.cpu_count()} shared cores"
+    results["versions"] = {name: version(name) for name in ("torch", "alkaid", "pyosys")}
     for name, (recipe, overrides) in STUDENTS.items():
         run, facts = prepared(recipe, overrides)
         chip = run.recipe.fpga.model_dump()
         chosen = {k: chip[k] for k in ("hidden", "weight_bits", "activation_bits", "sparsity")}
-        it = found["students"].get(name)
+        it = results["students"].get(name)
         if it is None or it["chosen"] != chosen:
-            it = found["students"][name] = facts | {"chosen": chosen, "seeds": []}
+            it = results["students"][name] = facts | {"chosen": chosen, "seeds": []}
         for seed in SEEDS:
             if seed not in [one["seed"] for one in it["seeds"]]:
                 it["seeds"].append(measured := measure(run, seed))
-                JSON.write_text(json.dumps(found, indent=1) + "\n")
+                JSON.write_text(json.dumps(results, indent=1) + "\n")
                 print(name, measured)
-    TABLE.write_text(f"# Students on the chip\n\n{(__doc__ or '').strip()}\n\n{table(found)}\n")
+    TABLE.write_text(f"# Students on the chip\n\n{(__doc__ or '').strip()}\n\n{table(results)}\n")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.profiler import ProfilerActivity
-
 from trivet.flows.recipe import Model, load
 from trivet.flows.steps import data, train
 from trivet.flows.steps import model as base
 from trivet.flows.steps.render import Example, render
+
 from trivet.kernels import patch
 
 THREADS, SEED, TURNS = 1, 0, 5

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import matplotlib
 import torch
-
 from trivet.flows.recipe import load
 from trivet.flows.steps import artifacts, data, score
 from trivet.flows.steps import model as base

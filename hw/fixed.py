@@ -3,29 +3,33 @@
 The result is computed here exactly: sums are wide enough to lose nothing, and only a layer's output
 is rounded (half up) and saturated, with the modes that HLS calls AP_RND and AP_SAT. All other ways
 to run the network must give these very logits.
-Not here: how the types and weights are found (quantise.py).
+Not here: how the types and weights are found (qat.py), the comparing (vectors.py).
 """
 
-import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from pydantic import AliasChoices, ConfigDict, Field
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from .network import Kind, apply, shapes
+from trivet.hw.network import Kind, apply, shapes
+from trivet.hw.record import Record
 
 ROWS = 4096  # computed at once: a convolution in float64 takes much memory
+EXACT_FLOAT64 = 53  # bits: a sum no wider than this is a float64 without rounding
 
 
 @dataclass(frozen=True)
 class Fixed:
     """A fixed-point type as in HLS: `width` bits, of which `integer` stand before the point."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     width: int
     integer: int
@@ -54,10 +58,10 @@ class Fixed:
         return f"{str(self)[:-1]},AP_RND,AP_SAT>"
 
     @classmethod
-    def holding(cls, largest: float, width: int, signed: bool = True) -> "Fixed":
+    def for_range(cls, largest: float, width: int, signed: bool = True) -> "Fixed":
         """The finest type of this width whose range reaches `largest` (one step may saturate)."""
-        reach = math.frexp(largest)[1] if largest > 0 else 0
-        return cls(width, reach + signed, signed)
+        exponent = math.frexp(largest)[1] if largest > 0 else 0
+        return cls(width, exponent + signed, signed)
 
     def round(self, x: np.ndarray) -> tuple[np.ndarray, int]:
         """float64 values to integer codes (as float64), and how many of them saturated."""
@@ -65,11 +69,11 @@ class Fixed:
         outside = (codes < self.low) | (codes > self.high)
         return np.clip(codes, self.low, self.high), int(outside.sum())
 
-    def hold(self, x: np.ndarray) -> np.ndarray:
+    def quantize(self, x: np.ndarray) -> np.ndarray:
         """The float64 values that this type has for x."""
         return np.ldexp(self.round(x.astype(np.float64))[0], -self.fraction)
 
-    def imitate(self, x: Tensor) -> Tensor:
+    def fake_quantize(self, x: Tensor) -> Tensor:
         """x as this type would hold it; the gradient passes as if only the range were limited."""
         step = 2.0**-self.fraction
         inside = x.clamp(self.low * step, self.high * step)
@@ -85,13 +89,32 @@ class Layer:
     sum round nothing: `output` holds what they give on, and stands in for the parts they lack.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     kind: Kind
     weight: Fixed
     bias: Fixed
-    total: Fixed
+    accum: Annotated[Fixed, Field(validation_alias=AliasChoices("accum", "total"))]
     output: Fixed
     relu: bool
     stride: int = 1
+
+
+@dataclass(frozen=True)
+class LayerRange:
+    """A layer's types as words ("" for one it lacks), the least and greatest value on some rows
+    before rounding, and how many of the `values` saturated. `layer` is "input" for the inputs.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    layer: str
+    weight: str
+    bias: str
+    output: str
+    range: tuple[float, float]
+    saturated: int
+    values: int
 
 
 PARTS: dict[Kind, tuple[str, ...]] = {
@@ -102,31 +125,40 @@ PARTS: dict[Kind, tuple[str, ...]] = {
 }
 
 
-class FixedStudent:
+class FixedRecord(Record):
+    """fixed.json: the types; the codes lie beside it in fixed.safetensors."""
+
+    FILE: ClassVar[str] = "fixed.json"
+    input_type: Fixed = Field(validation_alias=AliasChoices("input_type", "given"))
+    shape: tuple[int, ...]
+    layers: tuple[Layer, ...]
+
+
+class FixedNetwork:
     """A network in fixed point. `weights` and `biases` are int32 codes, shaped as in `Step`.
 
-    `given` is the type of the inputs, `shape` of one row of them; for ids it is an unsigned
-    integer. Each layer is: the exact sum, bias included; ReLU if it has one; rounded half up and
-    saturated to `output`.
+    `input_type` is the type of the inputs, `shape` that of one row of them; for ids it is an
+    unsigned integer. Each layer is: the exact sum, bias included; ReLU if it has one; rounded half
+    up and saturated to `output`.
     """
 
     def __init__(
         self,
-        given: Fixed,
+        input_type: Fixed,
         shape: Sequence[int],
         layers: Sequence[Layer],
         weights: Sequence[np.ndarray],
         biases: Sequence[np.ndarray],
     ) -> None:
-        self.given, self.shape, self.layers = given, tuple(shape), list(layers)
+        self.input_type, self.shape, self.layers = input_type, tuple(shape), list(layers)
         self.weights, self.biases = list(weights), list(biases)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of one row: as given, and after each layer."""
+        """Of one row: at the input, and after each layer."""
         return shapes(self.shape, self.layers, self.weights)
 
-    def numbers(self, at: int) -> tuple[np.ndarray, np.ndarray]:
+    def parameters(self, at: int) -> tuple[np.ndarray, np.ndarray]:
         """The values, float64, of a layer's weights and biases."""
         layer = self.layers[at]
         return (
@@ -136,95 +168,55 @@ class FixedStudent:
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Numbers or ids [n, …], as many a row as `shape` has, to float32 [n, classes]: exactly
-        the chip's. Numbers are rounded and saturated to `given`; an unknown id is an IndexError.
+        the chip's. Numbers are rounded and saturated to `input_type`; an unknown id is an
+        IndexError.
         """
         parts = [x[at : at + ROWS] for at in range(0, max(len(x), 1), ROWS)]
         return np.concatenate([self._run(part)[0] for part in parts]).astype(np.float32)
 
-    def table(self, x: np.ndarray) -> list[dict[str, Any]]:
-        """Types, what was reached on x before rounding, how many values saturated: a row for the
-        inputs, then one a layer.
-        """
+    def ranges(self, x: np.ndarray) -> list[LayerRange]:
+        """What the rows x reach and saturate: of the inputs, then of each layer."""
         return self._run(x)[1]
 
-    def _run(self, x: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray, list[LayerRange]]:
         sums = x.reshape(len(x), *self.shape).astype(np.float64)
-        codes, saturated = self.given.round(sums)
-        values = np.ldexp(codes, -self.given.fraction)
-        table = [_row("input", {"output": self.given}, sums, saturated)]
+        codes, saturated = self.input_type.round(sums)
+        values = np.ldexp(codes, -self.input_type.fraction)
+        ranges = [_range("input", {"output": self.input_type}, sums, saturated)]
         for at, layer in enumerate(self.layers):
-            # float64 holds every sum: `total` has at most 53 bits
-            numbers = (torch.from_numpy(part) for part in self.numbers(at))
-            sums = apply(layer, torch.from_numpy(values), *numbers).numpy()
+            # float64 holds every sum: `accum` has at most 53 bits
+            parameters = (torch.from_numpy(part) for part in self.parameters(at))
+            sums = apply(layer, torch.from_numpy(values), *parameters).numpy()
             codes, saturated = layer.output.round(sums)
             values = np.ldexp(codes, -layer.output.fraction)
             types = {"weight": layer.weight, "bias": layer.bias, "output": layer.output}
-            has = {part: types[part] for part in PARTS[layer.kind]}
-            table.append(_row(f"{layer.kind}_{at}", has, sums, saturated))
-        return values, table
+            types = {part: types[part] for part in PARTS[layer.kind]}
+            ranges.append(_range(f"{layer.kind}_{at}", types, sums, saturated))
+        return values, ranges
 
     def save(self, folder: Path) -> None:
+        """Write fixed.json and fixed.safetensors to `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        named = {f"{at}.weight": weight for at, weight in enumerate(self.weights)}
-        named |= {f"{at}.bias": bias for at, bias in enumerate(self.biases)}
-        save_file(named, folder / "fixed.safetensors")
-        chain = {"given": asdict(self.given), "shape": self.shape}
-        chain |= {"layers": [asdict(layer) for layer in self.layers]}
-        (folder / "fixed.json").write_text(json.dumps(chain, indent=1) + "\n")
+        codes = {f"{at}.weight": weight for at, weight in enumerate(self.weights)}
+        codes |= {f"{at}.bias": bias for at, bias in enumerate(self.biases)}
+        save_file(codes, folder / "fixed.safetensors")
+        FixedRecord(input_type=self.input_type, shape=self.shape, layers=tuple(self.layers)).write(
+            folder
+        )
 
     @classmethod
-    def load(cls, folder: Path) -> "FixedStudent":
-        chain = json.loads((folder / "fixed.json").read_text())
-        layers = []
-        for layer in chain["layers"]:
-            layer |= {part: Fixed(**kind) for part, kind in layer.items() if isinstance(kind, dict)}
-            layers.append(Layer(**layer))
-        named = load_file(folder / "fixed.safetensors")
+    def load(cls, folder: Path) -> "FixedNetwork":
+        """Raises DesignError when fixed.json is missing or not understood."""
+        record = FixedRecord.read(folder)
+        codes = load_file(folder / "fixed.safetensors")
         weights, biases = (
-            [named[f"{at}.{part}"] for at in range(len(layers))] for part in ("weight", "bias")
+            [codes[f"{at}.{part}"] for at in range(len(record.layers))]
+            for part in ("weight", "bias")
         )
-        return cls(Fixed(**chain["given"]), chain["shape"], layers, weights, biases)
+        return cls(record.input_type, record.shape, record.layers, weights, biases)
 
 
-def _row(name: str, types: dict[str, Fixed], sums: np.ndarray, saturated: int) -> dict[str, Any]:
-    span = [float(sums.min()), float(sums.max())] if sums.size else [0.0, 0.0]
+def _range(name: str, types: dict[str, Fixed], sums: np.ndarray, saturated: int) -> LayerRange:
+    span = (float(sums.min()), float(sums.max())) if sums.size else (0.0, 0.0)
     words = {part: str(types.get(part, "")) for part in ("weight", "bias", "output")}
-    return {"layer": name, **words, "range": span, "saturated": saturated, "values": sums.size}
-
-
-def random_rows(fixed: FixedStudent, n: int, seed: int) -> np.ndarray:
-    """n rows that the chip may be fed, float32 [n, *shape]: edges first, then sparse to dense.
-
-    Edges: all zero; all at the largest, at the smallest value; each input alone at either (fewer
-    when n is small). Ids stay among the tokens, numbers within their type.
-    """
-    draw = np.random.default_rng(seed)
-    size = math.prod(fixed.shape)
-    ids = fixed.layers[0].kind == "embedding"
-    low, high = (0, len(fixed.weights[0]) - 1) if ids else (fixed.given.low, fixed.given.high)
-    ends = [high, low] if low else [high]
-    alone = np.eye(size, dtype=np.int32)
-    edges = np.vstack(
-        [0 * alone[:1], *(0 * alone[:1] + end for end in ends), *(alone * end for end in ends)]
-    )[:n]
-    codes = draw.integers(low, high, (n - len(edges), size), np.int32, endpoint=True)
-    codes *= draw.random(codes.shape, np.float32) < draw.random((len(codes), 1), np.float32)
-    rows = np.vstack([edges, codes]).astype(np.float32) * np.float32(2.0**-fixed.given.fraction)
-    return rows.reshape(n, *fixed.shape)
-
-
-def compare(
-    fixed: FixedStudent,
-    logits: Callable[[np.ndarray], np.ndarray],
-    rows: np.ndarray,
-    vectors: int,
-    seed: int = 0,
-) -> dict[str, int]:
-    """On how many of `rows` and of so many random vectors, edges included, another way to compute
-    the student (C simulation, interpreter, RTL) gives all of its logits bit for bit.
-    """
-    found: dict[str, int] = {}
-    for name, x in (("rows", rows), ("vectors", random_rows(fixed, vectors, seed))):
-        equal = (logits(x) == fixed.logits(x)).all(1) if len(x) else np.zeros(0)
-        found |= {name: len(x), f"equal_{name}": int(equal.sum())}
-    return found
+    return LayerRange(layer=name, **words, range=span, saturated=saturated, values=sums.size)

@@ -4,26 +4,28 @@ A row is numbers [features], a sequence [length, channels], or token ids [length
 before channels everywhere (torch's convolution has it the other way round). The float network, its
 training in fixed point and the exact fixed-point network are the same chain over other numbers, so
 `apply` is written once.
-Not here: fixed point (quantise.py), training (student.py).
+Not here: fixed point (fixed.py), training (distill.py).
 """
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
+from pydantic import ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trivet.hw.record import Record
+
 Kind = Literal["dense", "conv", "embedding", "sum"]
 
 
-class Like(Protocol):
+class StepLike(Protocol):
     """What `apply` asks of a step, whatever else it knows."""
 
     @property
@@ -34,7 +36,7 @@ class Like(Protocol):
     def stride(self) -> int: ...
 
 
-class Sized(Protocol):
+class HasShape(Protocol):
     """A torch tensor or a NumPy array."""
 
     @property
@@ -47,12 +49,14 @@ class Step:
     embedding: [tokens, channels], no bias. sum: over positions, no weight, no bias.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     kind: Kind
     relu: bool = False
     stride: int = 1
 
 
-def apply(step: Like, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def apply(step: StepLike, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """One step on a batch: [n, *shape] to [n, *shape after it]. What it lacks is not looked at."""
     if step.kind == "dense":
         x = functional.linear(x.flatten(1), weight, bias)
@@ -66,21 +70,29 @@ def apply(step: Like, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def shapes(
-    given: tuple[int, ...], steps: Sequence[Like], weights: Iterable[Sized]
+    shape: tuple[int, ...], steps: Sequence[StepLike], weights: Iterable[HasShape]
 ) -> list[tuple[int, ...]]:
-    """Of one row: as given, and after each step."""
-    found = [tuple(given)]
+    """Of one row: at the input, which is `shape`, and after each step."""
+    sizes = [tuple(shape)]
     for step, weight in zip(steps, weights, strict=True):
-        before, size = found[-1], weight.shape
+        before, size = sizes[-1], weight.shape
         if step.kind == "dense":
-            found.append((size[0],))
+            sizes.append((size[0],))
         elif step.kind == "conv":
-            found.append(((before[0] - size[2]) // step.stride + 1, size[0]))
+            sizes.append(((before[0] - size[2]) // step.stride + 1, size[0]))
         elif step.kind == "embedding":
-            found.append((before[0], size[1]))
+            sizes.append((before[0], size[1]))
         else:
-            found.append((before[1],))
-    return found
+            sizes.append((before[1],))
+    return sizes
+
+
+class NetworkRecord(Record):
+    """student.json: the chain; its weights lie beside it in student.safetensors."""
+
+    FILE: ClassVar[str] = "student.json"
+    shape: tuple[int, ...]
+    steps: tuple[Step, ...]
 
 
 class Network(nn.Module):
@@ -99,7 +111,7 @@ class Network(nn.Module):
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of one row: as given, and after each step."""
+        """Of one row: at the input, and after each step."""
         return shapes(self.shape, self.steps, self.weights)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,22 +125,21 @@ class Network(nn.Module):
         return self(torch.from_numpy(x).float().reshape(len(x), *self.shape)).numpy()
 
     def save(self, folder: Path) -> None:
+        """Write student.json and student.safetensors to `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / "student.safetensors")
-        chain = {"shape": self.shape, "steps": [asdict(step) for step in self.steps]}
-        (folder / "student.json").write_text(json.dumps(chain) + "\n")
+        NetworkRecord(shape=self.shape, steps=tuple(self.steps)).write(folder)
 
     @classmethod
     def load(cls, folder: Path) -> "Network":
-        chain = json.loads((folder / "student.json").read_text())
-        steps, named = (
-            [Step(**s) for s in chain["steps"]],
-            load_file(folder / "student.safetensors"),
-        )
+        """Raises DesignError when student.json is missing or not understood."""
+        record = NetworkRecord.read(folder)
+        state = load_file(folder / "student.safetensors")
         weights, biases = (
-            [named[f"{part}.{at}"] for at in range(len(steps))] for part in ("weights", "biases")
+            [state[f"{part}.{at}"] for at in range(len(record.steps))]
+            for part in ("weights", "biases")
         )
-        return cls(chain["shape"], steps, weights, biases)
+        return cls(record.shape, record.steps, weights, biases)
 
 
 def mlp(inputs: int, hidden: Sequence[int], classes: int) -> Network:

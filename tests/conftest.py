@@ -11,8 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from trivet.flows.recipe import Model
-from trivet.flows.steps import model
+from trivet.config.data import Model
 
 torch.set_num_threads(2)
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -21,7 +20,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="session")
 def base() -> Path:
     """The packaged SmolLM2-135M-Instruct, whole."""
-    return model.base_folder(Model())
+    from trivet.tuning.base import base_folder, resolve
+
+    return base_folder(resolve(Model()))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from transformers import AutoTokenizer, GenerationConfig
-
 from trivet.flows.recipe import Data, Model, Tune
 from trivet.flows.steps import backends, export, model, score, train
 from trivet.flows.steps.render import render

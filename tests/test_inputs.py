@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits, load_wine
 from torch import nn
-
-from trivet import UserError
 from trivet.flows.recipe import Recipe, load
 from trivet.flows.steps import answer, check, data, fpga, score
 from trivet.flows.steps.backends import backends_of
 from trivet.flows.steps.inputs import Inputs, inputs_of
 from trivet.flows.steps.run import Run
+
+from trivet import UserError
 from trivet.hw.fixed import FixedStudent
 from trivet.hw.module import from_module
 from trivet.hw.network import Network

@@ -13,10 +13,10 @@ from transformers import (
     Phi3Config,
     Phi3ForCausalLM,
 )
-
-from trivet import UserError
 from trivet.flows.recipe import Model, Tune
 from trivet.flows.steps import model
+
+from trivet import UserError
 
 # microsoft/Phi-3-mini-4k-instruct, config.json
 PHI3_MINI = Phi3Config(

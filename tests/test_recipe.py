@@ -4,9 +4,9 @@ Run: .venv/bin/pytest tests/test_recipe.py
 """
 
 import pytest
+from trivet.flows.recipe import SHIPPED, load, load_chip
 
 from trivet import UserError
-from trivet.flows.recipe import SHIPPED, load, load_chip
 
 
 @pytest.mark.parametrize("file", sorted(p.name for p in SHIPPED.glob("*.toml")))

@@ -6,11 +6,11 @@ Run: .venv/bin/pytest tests/test_render.py
 from pathlib import Path
 
 import pytest
-
-from trivet import UserError
 from trivet.flows.recipe import Data
 from trivet.flows.steps import model
 from trivet.flows.steps.render import render
+
+from trivet import UserError
 
 CLASSIFY = Data(source="x", prompt="Command: {text}. Intent:")
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
-
 from trivet.flows.recipe import Data, Model, Tune
 from trivet.flows.steps import backends, model, train
 from trivet.flows.steps.render import Example, render

@@ -21,12 +21,12 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from trivet.flows.up import Servers, connect, down, status, up
 
 from trivet import UserError
 from trivet.flows import schedule as scheduling
 from trivet.flows import up as module
 from trivet.flows.schedule import run_later, schedule, schedules
-from trivet.flows.up import Servers, connect, down, status, up
 
 ROOT = Path(__file__).parents[1]
 FLOW = """

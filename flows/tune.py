@@ -1,0 +1,272 @@
+"""The product, top to bottom: a data set becomes a tuned model that is proven on three legs.
+
+The recipe's rows are versioned, a language model is tuned on them, merged and exported for the CPU,
+and a student distilled from it is compiled for the FPGA. Then every stage answers the same held-out
+rows, one table compares each with the stage before it, and only when all gates hold is the model
+registered as champion. The work itself is in `trivet`, plain functions; here is only what one sees
+in the Prefect UI.
+
+What is in the store is not built again: its task ends as Cached, with the artifact's key.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from prefect import flow, get_client, runtime, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, State
+
+from trivet import UserError, check, registry, report, workspace
+from trivet.artifacts.artifact import HOUR, Artifact, Watch
+from trivet.artifacts.run import Run
+from trivet.backends.backend import Backend
+from trivet.config.recipe import Recipe, load
+from trivet.data import versions
+from trivet.evaluate import parity
+from trivet.evaluate.score import Scored
+from trivet.flows.progress import console, done, progress, use_gpu
+from trivet.fpga.facts import chip_facts
+from trivet.fpga.stages.hls import HLS
+from trivet.fpga.stages.rtl import RTL
+from trivet.fpga.stages.student import STUDENT, registered
+from trivet.fpga.synthesis import SYNTHESIS
+from trivet.records.check import Check
+from trivet.records.chip import ChipFacts
+from trivet.records.dataset import RunData
+from trivet.records.lineage import Lineage, Registered
+from trivet.records.parity import ParityTable
+from trivet.records.record import Record, write_text
+from trivet.records.score import Baseline, Confusion, Curve, Point, Score
+from trivet.tuning.adapter import ADAPTER
+
+R = TypeVar("R", bound=Record)
+
+
+class Outcome(NamedTuple):
+    """What a run's flow returns."""
+
+    run: str
+    folder: Path
+    report: Path
+    check: Check
+    table: ParityTable
+
+
+step: Any = {"cache_policy": NO_CACHE, "on_completion": [done], "timeout_seconds": HOUR}
+
+
+@task(
+    task_run_name="version {recipe.data.source}",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=lambda task, run, state: (
+        not isinstance(state.result(raise_on_failure=False), UserError)
+    ),
+    **step,
+)
+def version_data(recipe: Recipe, root: Path) -> State:
+    version = versions.version(recipe.data, root)
+    name = "Cached" if version.changed == "unchanged" else "Completed"
+    return Completed(data=version, name=name, message=f"data {version.changed}: {version.md5}")
+
+
+def _title() -> str:
+    parameters = runtime.task_run.parameters
+    return str(parameters["artifact"].title.format(recipe=parameters["run"].recipe.name))
+
+
+@task(task_run_name=_title, **step)
+def build(run: Run, artifact: Artifact, tracked: str | None = None) -> State:
+    """Any artifact, unless the store has it."""
+    slot = run.slot(artifact)
+    if run.has(artifact):
+        return Completed(data=run.path(artifact), name="Cached", message=f"unchanged: {slot}")
+    with use_gpu(artifact.on_gpu), progress(_title()) as on_progress:
+
+        def on_point(point: Point) -> None:
+            if tracked:
+                registry.log_point(tracked, point)
+
+        folder = run.build(artifact, Watch(on_progress, on_point))
+    return Completed(data=folder, message=slot)
+
+
+@task(task_run_name="prove {run.recipe.name}", **step)
+def prove(run: Run, missing: dict[Backend, str]) -> State:
+    """The parity table, written to the run's folder and shown in the UI."""
+    run.publish()
+    rows = [_row(run, backend) for backend in run.backends() if backend not in missing]
+    artifacts = [run.path(artifact) for artifact in run.artifacts() if run.has(artifact)]
+    table = parity.compare(run.recipe, run.name, rows, _first(Baseline, artifacts), missing)
+    known = ParityTable.read_if_there(run.folder)
+    if known == table:
+        return Completed(data=table, name="Cached", message=f"unchanged: {run.name}")
+    curve = _first(Curve, artifacts)
+    judged = Confusion.read_if_there(rows[min(1, len(rows) - 1)].folder)  # merged, or fixed point
+    if run.recipe.fpga.enabled:
+        _chip_facts(run).write(run.folder)
+    for record in (curve, judged, table):
+        if record:
+            record.write(run.folder)
+    _show(table, curve)
+    return Completed(data=table, message="promoted" if table.promoted else "refused")
+
+
+def _chip_facts(run: Run) -> ChipFacts:
+    folders = (run.path(a) if run.has(a) else None for a in (HLS, RTL, SYNTHESIS))
+    return chip_facts(run.recipe.fpga.part, run.path(STUDENT), *folders)
+
+
+def _row(run: Run, backend: Backend) -> parity.Row:
+    folder = run.path(Scored(backend))
+    return parity.Row(backend, Score.read(folder), folder)
+
+
+def _first(kind: type[R], folders: list[Path]) -> R | None:
+    return next((record for f in folders if (record := kind.read_if_there(f))), None)
+
+
+def _show(table: ParityTable, curve: Curve | None) -> None:
+    columns = ("backend", "rows", "value", "delta", "agreement", "max_abs_diff", "ms_per_row")
+    rows = [stage.model_dump(include={*columns, "gate", "passed"}) for stage in table.stages]
+    verdict = "promoted" if table.promoted else "refused"
+    create_table_artifact(rows, key="parity", description=f"{table.run}: {verdict}")
+    if curve:
+        markdown = curve_markdown(curve)
+        create_markdown_artifact(markdown, key="loss-curve", description="Loss curve")
+
+
+@task(task_run_name="register {run.recipe.registered}", **step)
+def register(run: Run, tracked: str, table: ParityTable) -> State:
+    """Everything to MLflow; the alias moves only when every gate held."""
+    known = registry.is_registered(run, tracked)
+    if known:
+        return Completed(data=known, name="Cached", message=f"{known.name} {known.version}")
+    registry.log_curve(tracked, Curve.read_if_there(run.folder))
+    registry.log_results(tracked, table)
+    registry.log_folder(tracked, run.folder)
+    model = registry.promote(run, tracked, table) if table.promoted else None
+    return Completed(data=model, message=f"{model.name} {model.version}" if model else "refused")
+
+
+@task(task_run_name="report {run.name}", **step)
+def write_report(run: Run, tracked: str, model: Registered | None) -> State:
+    page = run.folder / report.FILE
+    known = Lineage.read_if_there(run.folder)
+    if page.exists() and known and (known.registered, known.mlflow_run_id) == (model, tracked):
+        return Completed(data=page, name="Cached", message=f"unchanged: {run.name}")
+    _lineage(run, tracked, model).write(run.folder)
+    report.write(run.folder)
+    registry.log_folder(tracked, run.folder, only=(report.FILE, Lineage.file))
+    link = f"{registry.url(tracked)}/artifacts/{report.FILE}"
+    create_link_artifact(
+        link, link_text=f"report of {run.name}", key="report", description=str(page)
+    )
+    return Completed(data=page, message=str(page))
+
+
+def _lineage(run: Run, tracked: str, model: Registered | None) -> Lineage:
+    git = registry.git(run.root)
+    return Lineage(
+        run=run.name,
+        lineage=run.lineage,
+        recipe=run.recipe.name,
+        dvc_md5=run.data.md5,
+        git_commit=git["git.commit"],
+        git_dirty=git["git.dirty"] == "true",
+        flow_run_id=str(runtime.flow_run.id),
+        flow_run_url=runtime.flow_run.ui_url,
+        mlflow_run_id=tracked,
+        mlflow_url=registry.url(tracked),
+        registered=model,
+        keys={artifact.name: run.key(artifact) for artifact in run.artifacts()},
+        decided=run.decided,
+    )
+
+
+@flow(name="tune", description=__doc__)
+def tune(recipe: str = "flows/recipes/home.toml", overrides: list[str] | None = None) -> Outcome:
+    return run_pipeline(load(recipe, overrides))
+
+
+def run_pipeline(recipe: Recipe) -> Outcome:
+    """The way of the data, whole; without a `[tune]` section, of the student alone."""
+    run, checked = begin(recipe)
+    tracked = registry.open_run(run, str(runtime.flow_run.id))
+    missing = build_all(run, tracked)
+    table = prove(run, missing).result()
+    model = register(run, tracked, table).result()
+    page = write_report(run, tracked, model).result()
+    parity.check(table)
+    return Outcome(run.name, run.folder, page, checked, table)
+
+
+def begin(recipe: Recipe, prefix: str = "") -> tuple[Run, Check]:
+    """The data's version, what hub and machine decide, asked once, and the checked rows."""
+    root = workspace()
+    run = Run.begin(root, recipe, version_data(recipe, root).result())
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(runtime.flow_run.id, name=prefix + run.name)
+    for note in check.machine(recipe, root, run.decided.get(ADAPTER.name, {})):
+        console.print(note, style="yellow", soft_wrap=True, markup=False)
+    fetch_student(run)
+    checked = Check.read(build(run, check.CHECKED).result())
+    write_text(run.folder / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
+    data = run.data
+    RunData(
+        card=data.card,
+        md5=data.md5,
+        rows=checked.rows,
+        tokens=checked.tokens,
+        truncated=checked.truncated,
+    ).write(run.folder)
+    splits = [{"split": name, "rows": count} for name, count in checked.rows.items()]
+    create_table_artifact(splits, key="data", description=f"{recipe.data.source}, {data.md5}")
+    return run, checked
+
+
+def fetch_student(run: Run) -> None:
+    """The student of the registered model that a recipe names, where the chip's build takes it."""
+    if run.recipe.fpga.student:
+        folder = registered(run.root, run.recipe)
+        if not folder.exists():
+            registry.student(run.recipe.fpga.student, folder)
+
+
+def build_all(run: Run, tracked: str) -> dict[Backend, str]:
+    """Every artifact, and the answers of every backend that opens it: backend -> why it is missing.
+
+    An optional artifact's tool may fail: what is made from it is missing, and all else goes on.
+    """
+    lost: dict[Artifact, str] = {}
+    beside: dict[Artifact, Any] = {}
+    ahead, others = [], []
+    for artifact in run.artifacts():
+        (others if artifact.beside else ahead).append(artifact)
+    for artifact in ahead:
+        reason = next((lost[p] for p in artifact.parents(run.recipe) if p in lost), None)
+        reason = reason or attempt(run, artifact, tracked)
+        if reason:
+            lost[artifact] = reason
+            continue
+        for other in others:
+            if artifact in other.parents(run.recipe):
+                beside[other] = build.submit(run, other)
+        for backend in run.backends():
+            if backend.artifact is artifact:
+                build(run, Scored(backend))
+    for future in beside.values():
+        future.result()
+    return {b: lost[b.artifact] for b in run.backends() if b.artifact in lost}
+
+
+def attempt(run: Run, artifact: Artifact, tracked: str) -> str | None:
+    """Build; why an optional artifact's tool failed, or None."""
+    state = build(run, artifact, tracked, return_state=True)
+    if not state.is_failed():
+        return None
+    error = state.result(raise_on_failure=False)
+    if not (artifact.optional and isinstance(error, UserError)):
+        raise error
+    return str(error).rstrip(".")

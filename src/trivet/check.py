@@ -1,0 +1,189 @@
+"""What can be known before training is checked before training.
+
+The machine (compiler, disk), the rows (classes, lengths, what is cut), the adapter's targets on the
+real architecture, and three rows as tokens with those that carry loss, for a person to look at.
+
+Not covered: the activations' part of the memory that tuning needs.
+"""
+
+import shutil
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trivet import UserError, extras
+from trivet.artifacts.artifact import Artifact, Watch
+from trivet.config.recipe import Recipe
+from trivet.plugins import TASKS
+from trivet.records.card import Base, Card
+from trivet.records.check import Check
+from trivet.tasks.example import Example, Row
+from trivet.tasks.task import Task
+from trivet.tuning.adapter import ADAPTER
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from trivet.artifacts.run import Run
+
+COPIES = 4  # of the base's bytes: merged, ONNX fp32, a half for int8, slack
+Rows = dict[str, list[Row]]
+
+
+class Checked(Artifact):
+    """check.json: what `check` says of a run's rows, adapter and chip."""
+
+    name = "check"
+    title = "check {recipe}"
+    kept_inside = True
+
+    def settings(self, run: "Run") -> dict[str, Any]:
+        recipe = run.recipe.model_dump(include={"data", "tune", "fpga"})
+        decided = run.decided.get(ADAPTER.name, {})
+        return {"data": run.data.source_md5, "recipe": recipe, "decided": decided}
+
+    def roots(self, recipe: Recipe) -> tuple[str, ...]:
+        method = (type(recipe.tune).__module__,) if recipe.tune else ()
+        return (type(self).__module__, type(TASKS[recipe.data.task]).__module__, *method)
+
+    def build(self, run: "Run", folder: Path, watch: Watch) -> None:
+        from trivet.data import dataset
+
+        rows = dataset.read(run.recipe.data, run.data.folder)
+        check(run.recipe, rows, run.root, run.decided.get(ADAPTER.name, {})).write(folder)
+
+
+CHECKED = Checked()
+
+
+def machine(recipe: Recipe, root: Path, decided: dict[str, str]) -> list[str]:
+    """Raise UserError where a tool or the disk space for the run is missing; what is missing for a
+    part of the run alone is returned in words.
+    """
+    notes = []
+    if recipe.fpga.enabled and (absent := extras.missing("fpga")):
+        brings = extras.install("fpga")
+        if {"alkaid", "hls4ml"} & set(absent):
+            raise UserError(
+                f"fpga.enabled = true, but {', '.join(absent)} is not installed: {brings}; or set "
+                "fpga.enabled = false."
+            )
+        notes.append(
+            f"{', '.join(absent)} is not installed, so what needs it will be missing and the run "
+            f"refused: {brings}."
+        )
+    if recipe.fpga.enabled and not shutil.which("g++"):
+        raise UserError(
+            "fpga.enabled = true, but g++ is not on the PATH: it compiles the C simulation. "
+            "Install g++ (Debian, Ubuntu: apt-get install g++), or set fpga.enabled = false."
+        )
+    if not recipe.tune:
+        return notes
+    from trivet.tuning.base import base_folder
+
+    folder = base_folder(Base.model_validate_json(decided["base"]))
+    need = COPIES * sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    free = shutil.disk_usage(root).free
+    if free < need:
+        raise UserError(
+            f"No disk space: {root} has {free / 1e9:.1f} GB free, and a run with model.base = "
+            f"'{recipe.model.base}' writes about {need / 1e9:.1f} GB (merged, ONNX). Free some, or "
+            "remove old folders in runs/ and .trivet/store/."
+        )
+    return notes
+
+
+def check(recipe: Recipe, rows: Rows, root: Path, decided: dict[str, str]) -> Check:
+    """Check the rows, the adapter and the chip's network of a recipe; writes nothing, loads no
+    weights of a language model. `decided`: what the adapter's `decide` said, empty without one.
+
+    Raises UserError naming the key to mend.
+    """
+    task = TASKS[recipe.data.task]
+    labels = task.labels(rows["train"])
+    if recipe.tune and "x" in rows["train"][0]:
+        raise UserError(
+            f"data.source = '{recipe.data.source}' holds numbers, and a language model reads text: "
+            "take [tune] out of the recipe to train the chip's student on them."
+        )
+    checked = Check(
+        rows={split: len(part) for split, part in rows.items()},
+        labels=labels,
+        tokens={},
+        truncated=0,
+        coverage=None,
+        memory=None,
+        preview=[],
+        student=_student(recipe, rows["train"], root, task) if recipe.fpga.enabled else "",
+    )
+    if not recipe.tune:
+        return checked
+    return checked.model_copy(update=_adapter(recipe, rows, task, labels, decided))
+
+
+def _adapter(
+    recipe: Recipe, rows: Rows, task: Task, labels: list[str], decided: dict[str, str]
+) -> dict[str, Any]:
+    """What is known of the adapter: the fields of a Check that only a language model has."""
+    from trivet.tasks.tokenizer import load_tokenizer
+    from trivet.tuning import base
+
+    assert recipe.tune
+    model = Base.model_validate_json(decided["base"])
+    folder, remote = base.base_folder(model), model.trust_remote_code
+    tokenizer = load_tokenizer(folder, remote)
+    meta = base.load(folder, task, labels, device="meta", trust_remote_code=remote)
+    coverage = recipe.tune.coverage(meta, task)
+    card = Card(
+        task=task.name,
+        prompt=recipe.data.prompt,
+        max_length=recipe.data.max_length,
+        labels=labels,
+        model=model,
+    )
+    tokenized = {k: task.tokenize(v, card, labels, tokenizer) for k, v in rows.items() if v}
+    examples = tokenized["train"].examples
+    if not any(t >= 0 for e in examples for t in e.targets):
+        raise UserError("data.source: no training row carries loss: every reply or label is empty.")
+    lengths = [len(e.ids) for r in tokenized.values() for e in r.examples]
+    notes = []
+    if not recipe.tune.merges:
+        notes.append(
+            f"tune.method = '{recipe.tune.name}' does not merge into the base: the run makes the "
+            "adapter alone, and nothing for a CPU."
+        )
+    return {
+        "tokens": {"median": statistics.median(lengths), "max": max(lengths)},
+        "truncated": sum(r.truncated for r in tokenized.values()),
+        "coverage": coverage,
+        "memory": recipe.tune.memory(coverage, decided["precision"] == "bf16"),
+        "preview": [_marked(e, tokenizer, task) for e in examples[:3]],
+        "notes": notes,
+    }
+
+
+def _student(recipe: Recipe, rows: list[Row], root: Path, task: Task) -> str:
+    """The chip's network in words; UserError where it could not be built."""
+    import numpy as np
+
+    from trivet.fpga.training import prepare
+
+    network, inputs = prepare(recipe.fpga, rows, root)
+    classes = len(task.labels(rows))
+    if network and network.shapes[-1] != (classes,):
+        raise UserError(
+            f"fpga.module = '{recipe.fpga.module}' gives {network.shapes[-1][0]} logits, and the "
+            f"training rows have {classes} labels: make its last layer give {classes}."
+        )
+    sizes = [*recipe.fpga.hidden, classes]
+    shapes = network.shapes if network else [np.shape(inputs.encode(rows[:1])[0]), *zip(sizes)]
+    chain = " → ".join("×".join(map(str, shape)) for shape in shapes)
+    return f"{inputs.kind} ({inputs.input_type}): {chain}"
+
+
+def _marked(
+    example: Example, tokenizer: "PreTrainedTokenizerBase", task: Task
+) -> list[tuple[str, bool]]:
+    """Tokens as text; marked where loss is taken: the answered position, or the reply's tokens."""
+    trained = task.trained(example)
+    return [(str(tokenizer.decode([token])), i in trained) for i, token in enumerate(example.ids)]

@@ -1,0 +1,216 @@
+"""What the command line prints: records as tables for people. Nothing is computed here."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from trivet.backends.backend import CPU
+from trivet.plugins import TASKS
+from trivet.records.answer import Answer
+from trivet.records.check import Check
+from trivet.records.dataset import DataCard, RunData
+from trivet.records.parity import ParityTable, Stage
+
+if TYPE_CHECKING:
+    from trivet.evaluate.comparison import Comparison
+    from trivet.flows.search import SearchResult
+    from trivet.flows.server_state import Servers
+    from trivet.registry import Chain
+
+LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False}
+
+
+def parity(out: Console, table: ParityTable) -> None:
+    """The parity table, the baseline under it, and the verdict."""
+    first, base = table.stages[0], table.baseline
+    grid = Table(
+        title=f"{table.run} · {first.rows} held-out rows · {table.threads} threads",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    grid.add_column("")
+    grid.add_column("backend", no_wrap=True)
+    for name in (table.metric, first.second.name, "delta", "agree", "max diff", "ms/row"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for stage in table.stages:
+        grid.add_row(*_stage(stage))
+    if base:
+        grid.add_section()
+        name = base.name.replace("istic regression", "reg")
+        grid.add_row("", name, f"{base.value:.4f}", f"{base.second.value:.4f}", style="dim")
+    out.print(grid)
+    if table.baseline_wins:
+        out.print(f"The baseline is at least as good as {first.backend} here.", style="yellow")
+    for note in table.notes:
+        out.print(note, style="dim")
+    if table.promoted:
+        out.print("[bold green]Promoted:[/] every gate held.")
+    for refused in table.refused:
+        out.print(
+            f"[bold red]Refused:[/] {escape(refused.backend)}: {escape(refused.measured)}; "
+            f"gate: {refused.gate}.",
+            soft_wrap=True,
+        )
+
+
+def _stage(stage: Stage) -> tuple[str, ...]:
+    return (
+        "" if not stage.gate else "[green]✓[/]" if stage.passed else "[red]✗[/]",
+        escape(stage.backend),
+        f"{stage.value:.4f}",
+        f"{stage.second.value:.4f}",
+        _number(stage.delta, "+.4f"),
+        "equal" if stage.bit_exact else _number(stage.agreement, ".4f"),
+        _number(stage.max_abs_diff, ".2g"),
+        f"{stage.ms_per_row:.3g}",
+    )
+
+
+def chip(out: Console, folder: Path) -> None:
+    """What was measured and estimated of the run's chip, in a few lines."""
+    from trivet.records.chip import ChipFacts
+
+    facts = ChipFacts.read_if_there(folder)
+    if facts is None:
+        return
+    if design := facts.design:
+        every = "cycle" if design.interval == 1 else f"{design.interval} cycles"
+        out.print(
+            f"\nlatency  {design.cycles} cycles, a row every {every} (measured in simulation)"
+        )
+    if synth := facts.synth:
+        if xcup := synth.xcup:
+            out.print(
+                f"area     {xcup.lut:,} LUT, {xcup.ff:,} FF, {xcup.dsp} DSP "
+                f"(estimate: Yosys, {facts.part.split('-')[0]})"
+            )
+        if clock := synth.clock:
+            words = f"{clock.mhz:.0f} MHz on {clock.device}"
+            out.print(f"clock    {words} (estimate: nextpnr, place and route)")
+        for what, why in synth.failures.items():
+            out.print(f"No figure for {what}: {why}", style="yellow", soft_wrap=True, markup=False)
+
+
+def results(
+    out: Console, folder: Path, table: ParityTable, servers: "Servers", again: str | None
+) -> None:
+    """Where everything lies, and what to do next."""
+    where = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    out.print(f"\nreport   {where}/report.html\nmodels   {where}/", soft_wrap=True, markup=False)
+    out.print(f"Prefect  {servers.prefect_url}\nMLflow   {servers.mlflow_url}")
+    task = TASKS[table.task]
+    best = next((s.backend for s in reversed(table.stages) if s.target == CPU.name), None)
+    example = RunData.read(folder).example
+    trial = task.trial(table.run, example, best or table.stages[-1].backend)
+    next_steps = [trial, "trivet why", "trivet down"]
+    if again:
+        next_steps.insert(2, f'trivet schedule {again} --cron "0 2 * * *"')
+    text = "\nNext:    " + "\n         ".join(next_steps)
+    out.print(text, soft_wrap=True, markup=False)
+
+
+def check(out: Console, checked: Check, card: DataCard) -> None:
+    """Rows, labels, lengths, LoRA coverage, and three rows with the tokens that carry loss."""
+    rows([{"split": k, "rows": v} for k, v in checked.rows.items()], out=out)
+    lines = {
+        "source": f"{card.source} ({card.kind})",
+        "labels": str(len(checked.labels)) if checked.labels else "none: replies are generated",
+        "duplicates": f"{card.duplicates_removed} removed",
+    }
+    if coverage := checked.coverage:
+        targets = ", ".join(f"{name} ×{n}" for name, n in coverage.modules.items())
+        lines |= {
+            "tokens": f"median {checked.tokens['median']:g}, longest {checked.tokens['max']:g}",
+            "cut": f"{checked.truncated} rows, at data.max_length",
+            "adapter": f"{targets}: {coverage.trainable:,} trainable weights "
+            f"({coverage.trainable / coverage.total:.2%})",
+            "memory": f"{(checked.memory or 0) / 1e6:,.0f} MB for weights, gradients and optimiser, "
+            "activations on top",
+        }
+    if checked.student:
+        lines["chip"] = checked.student
+    for name, text in lines.items():
+        out.print(f"{name:<11} {escape(text)}")
+    for note in checked.notes:
+        out.print(note, style="yellow", soft_wrap=True, markup=False)
+    if checked.preview:
+        out.print("\nThree rows as the model sees them; the tokens that carry loss are marked:")
+    for tokens in checked.preview:
+        line = Text("  ")
+        for token, carries in tokens:
+            line.append(token, style="bold black on green" if carries else "")
+        out.print(line)
+
+
+def compare(out: Console, comparison: "Comparison") -> None:
+    grid = Table("", *comparison.runs, **LOOK)
+    for key, pair in comparison.recipe.items():
+        grid.add_row(key, *(escape(str(v)) for v in pair))
+    for name, figures in comparison.stages.items():
+        grid.add_section()
+        for figure, pair in figures.items():
+            if pair != (None, None):
+                grid.add_row(f"{escape(name)} {figure}", *(_number(v, ".4g") for v in pair))
+    out.print(grid)
+
+
+def chain(out: Console, chain: "Chain") -> None:
+    """A model's chain, one link a line."""
+    aliases = ", ".join(chain.aliases) or "no alias"
+    out.print(f"[bold]{chain.model}[/] version {chain.version} ({aliases})")
+    dirty = " + uncommitted changes" if chain.git_dirty == "true" else ""
+    links = {
+        "run": chain.run,
+        "recipe": f"{chain.recipe} (lineage {chain.lineage})",
+        "rows": f"{chain.data}, data.dvc {chain.dvc_md5}",
+        "commit": f"{chain.git_commit}{dirty}",
+        "flow run": chain.flow_run_id,
+        "MLflow": chain.mlflow_url,
+    }
+    for name, value in links.items():
+        out.print(f"  [dim]←[/] {name:<9} {escape(str(value))}", soft_wrap=True)
+
+
+def answer(out: Console, answer: Answer) -> None:
+    """One answer: running text, or a table."""
+    lines = answer.lines()
+    if [len(line) for line in lines] == [1]:
+        out.print(Text(lines[0][0]))
+        return
+    grid = Table.grid(padding=(0, 2))
+    for line in lines:
+        grid.add_row(*(escape(cell) for cell in line))
+    out.print(grid)
+
+
+def rows(rows: list[dict[str, Any]], out: Console) -> None:
+    """Any list of like rows as a table."""
+    grid = Table(*rows[0], **LOOK)
+    for row in rows:
+        grid.add_row(*(escape(str(v)) for v in row.values()))
+    out.print(grid)
+
+
+def search(out: Console, result: "SearchResult", servers: "Servers", again: str) -> None:
+    """The students that no other beats, the chosen one, and how to run it."""
+    rows([row.model_dump(by_alias=True) for row in result.pareto], out)
+    point = result.chosen.point.model_dump(mode="json")
+    compact = {k: json.dumps(v, separators=(",", ":")) for k, v in point.items()}
+    words = " ".join(f"fpga.{key}={value}" for key, value in compact.items())
+    out.print(f"★ the most accurate of {result.trials} within the recipe's budget", style="dim")
+    out.print(f"\npicture  {result.folder}/pareto.png", soft_wrap=True)
+    out.print(f"Prefect  {servers.prefect_url}")
+    out.print(f"\nNext:    trivet run {again} {words}", soft_wrap=True, markup=False)
+
+
+def _number(value: Any, form: str) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, bool) else format(value, form)

@@ -1,0 +1,59 @@
+"""[data]: what to learn from. [model]: what to tune."""
+
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from trivet.config.section import Section
+from trivet.plugins import TASKS
+
+
+class Data(Section):
+    """What to learn from. `source`: a shipped source, or a CSV, JSONL, Parquet or .npz file.
+
+    An .npz file holds `x`, numbers or token ids [rows, …], and `y`, their labels.
+    """
+
+    source: str
+    task: str = "classify"
+    prompt: str = Field("", description="text around a row's {text}; empty = the task's own")
+    rows: int = Field(0, ge=0, description="labelled training rows, balanced by label; 0 = all")
+    pool: int = Field(
+        4000, ge=0, description="unlabelled rows that the teacher labels for the student"
+    )
+    test: int = Field(600, ge=1, description="held-out rows that every backend answers")
+    max_length: int = Field(256, ge=8, description="tokens; longer rows are cut, and counted")
+    seed: int = 0
+
+    @field_validator("task")
+    @classmethod
+    def _task_is_known(cls, name: str) -> str:
+        if name not in TASKS:
+            raise ValueError(
+                f"data.task = {name!r}: there is no such task; known: {', '.join(TASKS)}"
+            )
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompt_of_task(cls, tree: Any) -> Any:
+        """The task's own prompt where the recipe names none; a row's text must have a place."""
+        name = tree.get("task", "classify") if isinstance(tree, dict) else None
+        if isinstance(name, str) and name in TASKS and not tree.get("prompt"):
+            return tree | {"prompt": TASKS[name].prompt}
+        return tree
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_holds_text(cls, prompt: str) -> str:
+        if prompt and "{text}" not in prompt:
+            raise ValueError("data.prompt must hold '{text}', the place where a row's text goes")
+        return prompt
+
+
+class Model(Section):
+    """`base`: `smollm2-135m-instruct` (packaged), a hub id, or a local folder of safetensors."""
+
+    base: str = "smollm2-135m-instruct"
+    revision: str = Field("", description="of a hub id: branch, tag or commit; empty = its main")
+    trust_remote_code: bool = False

@@ -1,0 +1,71 @@
+"""The rows of a run: drawn from one version of a source, the same ones every time.
+
+Not here: which version that is (`versions.py`), how a file was split (`split.py`), tokens. What
+tunes a model reads this module and none of those, so they cannot change its key.
+"""
+
+import random
+from pathlib import Path
+
+from trivet import UserError
+from trivet.config.data import Data
+from trivet.data import jsonl
+from trivet.data.cells import Row
+from trivet.plugins import TASKS
+
+Splits = dict[str, list[Row]]
+
+SPLITS = ("train", "valid", "test")
+
+
+def read(want: Data, folder: Path) -> Splits:
+    """The rows of a run from data/<source>, as `pick` draws them."""
+    return pick(want, {name: jsonl.read(folder / f"{name}.jsonl") for name in SPLITS})
+
+
+def pick(want: Data, splits: Splits) -> Splits:
+    """The rows of a run, out of all rows: train, valid, test, and the pool of a taught task.
+
+    train: `data.rows` of the train split (0 = all), drawn by `data.seed`, balanced by label where
+    rows have one. pool: up to `data.pool` of the other train rows, without their answers. test: the
+    first `data.test`. valid: a fifth as many as train but at least 100, because it is answered
+    after each epoch and only has to tell one epoch from another. All are in random order on disk.
+    """
+    train, task = splits["train"], TASKS[want.task]
+    labels = {label(row) for row in train} - {""}
+    if 0 < want.rows < len(labels):
+        raise UserError(
+            f"data.rows = {want.rows}, but {want.source} has {len(labels)} labels and each needs a "
+            f"row to be learned: set data.rows to {len(labels)} or more, or to 0 for all rows."
+        )
+    rng = random.Random(want.seed)
+    order = _balanced(train, rng)
+    ours, others = (order[: want.rows], order[want.rows :]) if want.rows else (order, [])
+    rows = {
+        "train": rng.sample(ours, len(ours)),
+        "valid": splits["valid"][: max(100, len(ours) // 5)],
+        "test": splits["test"][: want.test],
+    }
+    if task.taught:
+        pool = rng.sample(others, min(want.pool, len(others)))
+        rows["pool"] = [{key: row[key] for key in task.inputs if key in row} for row in pool]
+    return rows
+
+
+def label(row: Row) -> str:
+    """A row's one label, of the first task that gives rows one; "" where it has none."""
+    kinds = (task.classes(row) for task in TASKS.values() if task.taught)
+    return next((names[0] for names in kinds if names), "")
+
+
+def _balanced(train: list[Row], rng: random.Random) -> list[Row]:
+    """All rows in an order whose every beginning holds the labels as evenly as they last."""
+    by_label: dict[str, list[Row]] = {}
+    for row in train:
+        by_label.setdefault(label(row), []).append(row)
+    names = sorted(by_label)
+    rng.shuffle(names)
+    for name in names:
+        rng.shuffle(by_label[name])
+    longest = max(map(len, by_label.values()), default=0)
+    return [by_label[n][i] for i in range(longest) for n in names if i < len(by_label[n])]

@@ -1,0 +1,52 @@
+"""Two runs side by side: what differs in the recipe, and every stage's figures."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from trivet.records.parity import ParityTable
+from trivet.records.record import Record
+
+FIGURES = ("value", "agreement", "max_abs_diff", "ms_per_row", "passed")
+Figure = float | bool | None
+
+
+class Comparison(Record):
+    """Pairs, the first run's before the second's. `recipe`: keys that differ; `stages`: backend ->
+    figure, of backends that both have.
+    """
+
+    file: ClassVar[str] = "comparison.json"
+
+    runs: tuple[str, str]
+    recipe: dict[str, tuple[Any, Any]]
+    stages: dict[str, dict[str, tuple[Figure, Figure]]]
+
+
+def compare_runs(first: Path, second: Path) -> Comparison:
+    """Of two runs' folders. UserError where one is not readable."""
+    one, other = (
+        dict(_flat(json.loads((f / "recipe.json").read_text(encoding="utf-8"))))
+        for f in (first, second)
+    )
+    tables = [
+        {stage.backend: stage for stage in ParityTable.read(f).stages} for f in (first, second)
+    ]
+    keys = [*one, *(key for key in other if key not in one)]
+    return Comparison(
+        runs=(first.name, second.name),
+        recipe={k: (one.get(k), other.get(k)) for k in keys if one.get(k) != other.get(k)},
+        stages={
+            name: {f: (getattr(stage, f), getattr(tables[1][name], f)) for f in FIGURES}
+            for name, stage in tables[0].items()
+            if name in tables[1]
+        },
+    )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        yield from (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+        )

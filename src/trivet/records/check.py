@@ -1,0 +1,38 @@
+"""check.json: what was known of a run before it trained."""
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trivet.records.record import Record
+
+
+class Coverage(BaseModel):
+    """How many modules each target matches, and how many of the weights will be trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    modules: dict[str, int]
+    trainable: int
+    total: int
+
+
+class Check(Record):
+    """`preview`: three rows as (token, carries loss) pairs.
+
+    Without a language model there are no tokens, no coverage and no preview. `student`: what goes
+    on the chip, in words; empty where nothing does. `notes`: what the run will leave out, and why.
+    `memory`: bytes that weights, gradients and optimiser take; activations come on top.
+    """
+
+    file: ClassVar[str] = "check.json"
+
+    rows: dict[str, int]
+    labels: list[str]
+    tokens: dict[str, float]
+    truncated: int
+    coverage: Coverage | None
+    memory: int | None
+    preview: list[list[tuple[str, bool]]]
+    student: str
+    notes: list[str] = Field(default_factory=list)

@@ -1,0 +1,176 @@
+"""Classification: one label a row, read at the last token of the prompt.
+
+A row is a text, or numbers [features], [length, channels] or token ids [length] for the chip's
+student alone. Not covered: several labels a row.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from trivet import UserError
+from trivet.data import numbers
+from trivet.plugins import TASKS
+from trivet.records.answer import Answer
+from trivet.records.score import Baseline, Metric
+from trivet.tasks import snippets
+from trivet.tasks.example import Answers, Example, Row
+from trivet.tasks.task import Shape, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from trivet.data.cells import Cells
+
+
+class Choice(BaseModel):
+    label: str
+    probability: float
+
+
+class Label(Answer):
+    """The label, and the three most probable ones."""
+
+    label: str
+    best: list[Choice]
+
+    def lines(self) -> list[tuple[str, ...]]:
+        return [(f"{c.probability:.1%}", c.label) for c in self.best]
+
+
+class Classify(Task):
+    name = "classify"
+    inputs = ("text", "x")
+    goal = "choose one label for each row"
+    head = "AutoModelForSequenceClassification"
+    peft_type = "SEQ_CLS"
+    taught = True
+    metric = "accuracy"
+
+    def labels(self, rows: Iterable[Row]) -> list[str]:
+        return sorted({row["label"] for row in rows if "label" in row})
+
+    def classes(self, row: Row) -> list[str]:
+        return [row["label"]] if "label" in row else []
+
+    def suffice(self, rows: Sequence[Row]) -> str | None:
+        labels = self.labels(rows)
+        if len(labels) < 2:
+            return (
+                f"column 'label': each row has the label '{labels[0]}'; a classifier needs at "
+                "least two. Is it the right column?"
+            )
+        return None
+
+    def example(
+        self, row: Row, data: Any, index: dict[str, int], tokenizer: "PreTrainedTokenizerBase"
+    ) -> tuple[Example, bool]:
+        text = row["text"]
+        ids = tokenizer(data.prompt.replace("{text}", text))["input_ids"]
+        cut = len(ids) > data.max_length
+        if cut:  # the text is cut, never the words of the prompt around it
+            offsets = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)[
+                "offset_mapping"
+            ]
+            keep = data.max_length - (len(ids) - len(offsets)) - 1
+            if keep < 1:
+                raise UserError(
+                    f"data.max_length = {data.max_length} leaves no room for a row beside "
+                    "data.prompt: raise it."
+                )
+            ids = tokenizer(data.prompt.replace("{text}", text[: offsets[keep - 1][1]]))[
+                "input_ids"
+            ]
+        if ids[-1] == tokenizer.pad_token_id:
+            # The stock classification head reads the last token that is not the pad token.
+            raise UserError(
+                f"data.prompt ends in the pad token ({tokenizer.pad_token}): end it in ordinary "
+                "text."
+            )
+        return Example(ids, [len(ids) - 1], [index.get(row.get("label", ""), -1)]), cut
+
+    def metrics(
+        self, answers: Answers, targets: list[list[int]], rows: Sequence[Row], labels: list[str]
+    ) -> tuple[Metric, Metric]:
+        """Accuracy, and macro-F1 over the labels that occur (scikit-learn)."""
+        from sklearn.metrics import accuracy_score, f1_score
+
+        truth, guess = np.concatenate(targets), answers.logits.argmax(1)
+        macro = f1_score(truth, guess, average="macro", zero_division=0.0)
+        return Metric(name=self.metric, value=float(accuracy_score(truth, guess))), Metric(
+            name="macro_f1", value=float(macro)
+        )
+
+    def baseline(self, rows: dict[str, list[Row]]) -> Baseline:
+        """TF-IDF of words and characters into logistic regression, on the labelled rows."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.pipeline import make_union
+
+        texts = {split: [row["text"] for row in rows[split]] for split in ("train", "test")}
+        tfidf = make_union(
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
+        )
+        return logistic_regression("tf-idf + logistic regression", tfidf, 10.0, rows, texts)
+
+    def confusion(self, logits: np.ndarray, targets: list[list[int]]) -> list[list[int]]:
+        from sklearn.metrics import confusion_matrix
+
+        classes = range(logits.shape[1])
+        matrix = confusion_matrix(np.concatenate(targets), logits.argmax(1), labels=classes)
+        return matrix.tolist()  # type: ignore[no-any-return]
+
+    def question(self, text: str) -> Row:
+        return {"text": text}
+
+    def answer(self, logits: np.ndarray, row: Row, labels: list[str]) -> Answer:
+        odds = np.exp(logits[0].astype(np.float64) - logits[0].max())
+        odds /= odds.sum()
+        best = [
+            Choice(label=labels[i], probability=float(odds[i])) for i in odds.argsort()[::-1][:3]
+        ]
+        return Label(label=best[0].label, best=best)
+
+    def trial(self, run: str, text: str, backend: str) -> str:
+        return snippets.predict(run, text, backend)
+
+    def snippet(self, runtime: str, folder: str, prompt: str, text: str) -> str:
+        encode = f'ids = tokenizer({prompt!r}.replace("{{text}}", {text!r}))["input_ids"]'
+        return snippets.python(self, runtime, folder, encode, "print(labels[logits[0].argmax()])")
+
+
+def logistic_regression(
+    name: str, first: Any, strength: float, rows: dict[str, list[Row]], x: dict[str, Any]
+) -> Baseline:
+    """`first` and then logistic regression (C = `strength`), fitted on `x`["train"]."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import accuracy_score, f1_score
+    from sklearn.pipeline import make_pipeline
+
+    truth = {split: [row["label"] for row in rows[split]] for split in ("train", "test")}
+    last = LogisticRegression(C=strength, max_iter=2000, random_state=0)
+    guess = make_pipeline(first, last).fit(x["train"], truth["train"]).predict(x["test"])
+    macro = f1_score(truth["test"], guess, average="macro", zero_division=0.0)
+    return Baseline(
+        name=name,
+        value=float(accuracy_score(truth["test"], guess)),
+        second=Metric(name="macro_f1", value=float(macro)),
+    )
+
+
+def _text(cells: "Cells") -> Row:
+    return {"text": cells.text("text").strip(), "label": cells.text("label").strip()}
+
+
+def _numbers(cells: "Cells") -> Row:
+    x = numbers.checked(cells.row.get("x"), cells.bad)
+    return {"x": x, "label": cells.text("label").strip()}
+
+
+Classify.shapes = (
+    Shape(("text", "label"), "text and label", _text),
+    Shape(("x", "label"), "numbers and label", _numbers, whole=numbers.alike),
+)
+TASKS.add(Classify())

@@ -1,0 +1,203 @@
+"""Generation: the assistant's last reply to a conversation, token by token.
+
+An answer is read before each token of the reply, its stop token included. The prompt goes around
+the user's last turn. Not covered: loss on earlier turns, tool calls.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trivet import UserError
+from trivet.data.cells import parsed
+from trivet.plugins import TASKS
+from trivet.records.answer import Answer
+from trivet.records.score import Metric
+from trivet.tasks import snippets
+from trivet.tasks.example import Answers, Example, Row
+from trivet.tasks.task import Shape, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from trivet.data.cells import Cells
+
+Turn = dict[str, str]
+ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant"}
+ROLES["gpt"] = "assistant"
+
+
+class Reply(Answer):
+    reply: str
+
+    def lines(self) -> list[tuple[str, ...]]:
+        return [(self.reply,)]
+
+
+class Generate(Task):
+    name = "generate"
+    inputs = ("messages",)
+    goal = "reply in a conversation"
+    head = "AutoModelForCausalLM"
+    peft_type = "CAUSAL_LM"
+    new_head = False
+    talks = True
+    metric = "loss"
+    lower_is_better = True
+
+    def group(self, row: Row) -> str:
+        first = (turn["content"] for turn in row["messages"] if turn["role"] == "user")
+        return next(first, "").casefold()
+
+    def example(
+        self, row: Row, data: Any, index: dict[str, int], tokenizer: "PreTrainedTokenizerBase"
+    ) -> tuple[Example, bool]:
+        messages = prompted(row["messages"], data.prompt)
+        start = len(prompt_ids(messages[:-1], tokenizer))
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if ids[:start] != prompt_ids(messages[:-1], tokenizer):
+            raise UserError(
+                "model.base: its chat template does not put a reply behind its prompt unchanged."
+            )
+        end = len(ids)
+        if tokenizer.eos_token_id in ids[start:]:  # what follows the stop token is never generated
+            end = start + ids[start:].index(tokenizer.eos_token_id) + 1
+        cut = end > data.max_length
+        if cut:  # the oldest tokens go: a reply depends most on what is near
+            drop = min(end - data.max_length, start - 1)
+            ids, start, end = ids[drop:], start - drop, min(end - drop, data.max_length)
+        return Example(ids[:end], list(range(start - 1, end - 1)), ids[start:end]), cut
+
+    def trained(self, example: Example) -> set[int]:
+        return {position + 1 for position in example.positions}
+
+    def metrics(
+        self, answers: Answers, targets: list[list[int]], rows: Sequence[Row], labels: list[str]
+    ) -> tuple[Metric, Metric]:
+        """Mean cross-entropy in nats a token, and chrF of greedy replies to the first rows."""
+        from sacrebleu.metrics import CHRF
+
+        loss = _loss(answers.logits, np.concatenate([np.array(row, int) for row in targets]))
+        right = [row["messages"][-1]["content"] for row in rows[: len(answers.replies)]]
+        chrf = CHRF().corpus_score(answers.replies, [right]).score / 100
+        return Metric(name=self.metric, value=loss), Metric(name="chrf", value=float(chrf))
+
+    def question(self, text: str) -> Row:
+        return {"messages": [{"role": "user", "content": text}]}
+
+    def reply(self, text: str) -> Answer:
+        return Reply(reply=text)
+
+    def trial(self, run: str, text: str, backend: str) -> str:
+        return f"trivet chat {run}"
+
+    def snippet(self, runtime: str, folder: str, prompt: str, text: str) -> str:
+        messages = prompted([{"role": "user", "content": text}, {}], prompt)[:-1]
+        encode = (
+            f"messages = {messages!r}\n"
+            "prompt = tokenizer.apply_chat_template("
+            "messages, tokenize=False, add_generation_prompt=True)\n"
+            'ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]'
+        )
+        answer = _DECODE if runtime.endswith(".onnx") else _GENERATE
+        return snippets.python(self, runtime, folder, encode, answer)
+
+
+_GENERATE = """\
+reply = model.generate(input_ids=torch.tensor([ids]), max_new_tokens=64, do_sample=False)
+print(tokenizer.decode(reply[0, len(ids):], skip_special_tokens=True))"""
+_DECODE = """\
+start = len(ids)
+while len(ids) < start + 64:
+    token = int(logits_of(ids)[0, -1].argmax())
+    if token == tokenizer.eos_token_id:
+        break
+    ids.append(token)
+print(tokenizer.decode(ids[start:], skip_special_tokens=True))"""
+
+
+def prompted(messages: list[Turn], prompt: str) -> list[Turn]:
+    """The messages, whose last one answers, with the prompt around the user's last turn."""
+    last = max((n for n, m in enumerate(messages[:-1]) if m["role"] == "user"), default=None)
+    if last is None or prompt == "{text}":
+        return messages
+    text = prompt.replace("{text}", messages[last]["content"])
+    return [*messages[:last], {"role": "user", "content": text}, *messages[last + 1 :]]
+
+
+def prompt_ids(messages: list[Turn], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens after which the model is to reply."""
+    if tokenizer.chat_template is None:
+        raise UserError(
+            "model.base has no chat template: give an instruct model for data.task = 'generate'."
+        )
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
+
+
+def _loss(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Mean cross-entropy, nats; in chunks, for a vocabulary's logits in float64 are large."""
+    accum = 0.0
+    for at in range(0, len(truth), 256):
+        part = logits[at : at + 256].astype(np.float64)
+        part -= part.max(1, keepdims=True)
+        picked = part[np.arange(len(part)), truth[at : at + 256]]
+        accum += float((np.log(np.exp(part).sum(1)) - picked).sum())
+    return accum / len(truth)
+
+
+def _messages(column: str, role: str, content: str, cells: "Cells") -> Row:
+    """Checked turns as {role, content}; sharegpt calls them `from` and `value`."""
+    value = cells.value(column)
+    value = parsed(value) if isinstance(value, str) else value
+    turns = []
+    for n, turn in enumerate(value if isinstance(value, list) else [], 1):
+        if not isinstance(turn, dict) or ROLES.get(str(turn.get(role))) is None:
+            raise cells.bad(column, f"turn {n} has no '{role}' that is one of {', '.join(ROLES)}")
+        if not isinstance(turn.get(content), str) or not turn[content].strip():
+            raise cells.bad(column, f"turn {n} has no text in '{content}'")
+        turns.append({"role": ROLES[turn[role]], "content": turn[content]})
+    if len(turns) < 2 or turns[-1]["role"] != "assistant":
+        raise cells.bad(
+            column, "a conversation needs a question first and the assistant's turn last"
+        )
+    return {"messages": turns}
+
+
+def _exchange(user: str, assistant: str) -> Row:
+    return {
+        "messages": [
+            {"role": "user", "content": user},
+            {"role": "assistant", "content": assistant},
+        ]
+    }
+
+
+def _chat(cells: "Cells") -> Row:
+    return _messages("messages", "role", "content", cells)
+
+
+def _sharegpt(cells: "Cells") -> Row:
+    return _messages("conversations", "from", "value", cells)
+
+
+def _alpaca(cells: "Cells") -> Row:
+    more = cells.row.get("input")
+    has_more = isinstance(more, str) and more.strip()
+    asked = cells.text("instruction") + (f"\n\n{more}" if has_more else "")
+    return _exchange(asked, cells.text("output"))
+
+
+def _completion(cells: "Cells") -> Row:
+    return _exchange(cells.text("prompt"), cells.text("completion"))
+
+
+Generate.shapes = (
+    Shape(("messages",), "chat messages", _chat),
+    Shape(("conversations",), "sharegpt conversations", _sharegpt),
+    Shape(("instruction", "output"), "alpaca instructions", _alpaca, optional=("input",)),
+    Shape(("prompt", "completion"), "prompt and completion", _completion),
+)
+TASKS.add(Generate())

@@ -1,0 +1,87 @@
+"""The adapter: what tuning makes, a folder that stock PEFT opens."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trivet.artifacts.artifact import HOUR, Artifact, Watch
+from trivet.plugins import ARTIFACTS, TASKS
+from trivet.records.card import Base, Card
+from trivet.records.score import Curve
+
+if TYPE_CHECKING:
+    from trivet.artifacts.run import Run
+    from trivet.config.recipe import Recipe
+
+
+class Adapter(Artifact):
+    """A PEFT adapter, the tokenizer, the card and curve.json."""
+
+    name = "adapter"
+    title = "tune {recipe}"
+    resume = True
+    on_gpu = True
+    timeout = 24 * HOUR
+
+    def wanted(self, recipe: "Recipe") -> bool:
+        return recipe.tune is not None
+
+    def settings(self, run: "Run") -> dict[str, Any]:
+        recipe = run.recipe
+        return {
+            "data": run.data.source_md5,
+            "drawn": recipe.data.model_dump(exclude={"test", "pool"}),
+            "tune": recipe.tune.model_dump(exclude={"precision"}) if recipe.tune else None,
+        }
+
+    def decide(self, recipe: "Recipe", root: Path) -> dict[str, str]:
+        from trivet.tuning import base, loop
+
+        assert recipe.tune
+        resolved = base.resolve(recipe.model).model_dump_json()
+        return {"base": resolved, "precision": loop.precision(recipe.tune)}
+
+    def roots(self, recipe: "Recipe") -> tuple[str, ...]:
+        task, method = TASKS[recipe.data.task], recipe.tune
+        return (type(self).__module__, type(task).__module__, type(method).__module__)
+
+    def build(self, run: "Run", folder: Path, watch: Watch) -> None:
+        import torch
+
+        from trivet.data import dataset
+        from trivet.tasks.tokenizer import load_tokenizer
+        from trivet.tuning import base, head, loop
+        from trivet.tuning.batch import best_device
+
+        want, tune, task = run.recipe.data, run.recipe.tune, TASKS[run.recipe.data.task]
+        assert tune
+        decided = run.decided[self.name]
+        half = decided["precision"] == "bf16"
+        rows = dataset.read(want, run.data.folder)
+        card = Card(
+            task=task.name,
+            prompt=want.prompt,
+            max_length=want.max_length,
+            labels=task.labels(rows["train"]),
+            model=Base.model_validate_json(decided["base"]),
+        )
+        source, remote = base.base_folder(card.model), card.model.trust_remote_code
+        tokenizer = load_tokenizer(source, remote)
+        dtype = torch.bfloat16 if half else torch.float32
+        model = base.load(source, task, card.labels, dtype, best_device(), remote)
+        if tune.label_names and task.new_head:
+            head.init_head_from_labels(model, tokenizer, card.labels)
+        adapted = tune.adapt(model, task)
+        train, valid = (
+            task.tokenize(rows[split], card, card.labels, tokenizer).examples
+            for split in ("train", "valid")
+        )
+        curve = loop.fit(adapted, train, valid, tune, half, folder, watch)
+        tokenizer.save_pretrained(folder / "best")
+        card.write(folder / "best")
+        Curve(points=curve).write(folder)
+        shutil.copytree(folder / "best", folder, dirs_exist_ok=True)
+        shutil.rmtree(folder / "best")
+
+
+ADAPTER = ARTIFACTS.add(Adapter())

