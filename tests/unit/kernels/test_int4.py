@@ -135,9 +135,9 @@ def test_a_tile_is_the_dequantised_weight(dtype: torch.dtype, symmetric: bool, w
 )
 def test_a_damaged_state_is_refused(damage: dict[str, Any], says: str) -> None:
     good = int4.quantise(block_weight("normal", 100), 32, symmetric=False)
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError) as refusal:
         replace(good, **damage)
-    assert says in str(refused.value)
+    assert says in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_a_damaged_state_is_refused(damage: dict[str, Any], says: str) -> None:
     ],
 )
 def test_what_cannot_be_quantised_is_refused(w: torch.Tensor, block: int, says: str) -> None:
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError) as refusal:
         int4.quantise(w, block)
-    assert says in str(refused.value)
+    assert says in str(refusal.value)
     with pytest.raises(ValueError, match="dtype is torch.int8"):
         int4.quantise(torch.ones(4, 4)).dequantise(torch.int8)
 

@@ -76,9 +76,9 @@ GOOD = (torch.zeros(3, 100, dtype=torch.int8), torch.zeros(3), 0)
 def test_a_damaged_state_is_refused(at: int, damage: Any, says: str) -> None:
     state = list(GOOD)
     state[at] = damage
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError) as refusal:
         int8.Int8(*state)
-    assert says in str(refused.value)
+    assert says in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_a_damaged_state_is_refused(at: int, damage: Any, says: str) -> None:
     ],
 )
 def test_what_cannot_be_quantised_is_refused(w: torch.Tensor, block: int, says: str) -> None:
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError) as refusal:
         int8.quantise(w, block)
-    assert says in str(refused.value)
+    assert says in str(refusal.value)
     with pytest.raises(ValueError, match="dtype is torch.int8"):
         int8.quantise(torch.ones(4, 4)).dequantise(torch.int8)
     with pytest.raises(ValueError, match="takes blocks"):

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from trivet import UserError
-from trivet.flows import cli
+from trivet.cli.main import app
 from trivet.kernels.ops import kernel
 from trivet.kernels.verify import cases, compile_matrix, verification
 
@@ -39,16 +39,16 @@ def record() -> dict[str, Any]:
 
 def test_the_table_and_the_refusal(monkeypatch: pytest.MonkeyPatch, record: dict[str, Any]) -> None:
     monkeypatch.setattr(verification, "collect", lambda on_progress: record)
-    table = CliRunner().invoke(cli.app, ["kernels"])
+    table = CliRunner().invoke(app, ["kernels"])
     assert table.exit_code == 3
     assert "Refused: lora_forward_kernel spills" in table.stderr
     assert "lora_linear" in table.stdout and "7/3" in table.stdout and "PEFT" in table.stdout
-    text = CliRunner().invoke(cli.app, ["kernels", "--json"]).stdout
+    text = CliRunner().invoke(app, ["kernels", "--json"]).stdout
     assert json.loads(text)["errors"] == record["errors"]
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "INTERPRETED", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    result = CliRunner().invoke(cli.app, ["kernels", "bench"])
+    result = CliRunner().invoke(app, ["kernels", "bench"])
     assert isinstance(result.exception, UserError)

@@ -75,9 +75,9 @@ def test_the_logits_of_all_rows_are_never_held(dtype: torch.dtype, four_rows: No
     whole = 300 * 100 * dtype.itemsize  # the rows that have a target
 
     def largest(step: object) -> int:
-        with profile(profile_memory=True) as seen:
+        with profile(profile_memory=True) as profiler:
             step().backward()  # type: ignore[operator]
-        return max(event.self_cpu_memory_usage for event in seen.events() or ())
+        return max(event.self_cpu_memory_usage for event in profiler.events() or ())
 
     plain = largest(
         lambda: F.cross_entropy(F.linear(hidden, head).float(), targets, ignore_index=-1)
@@ -91,9 +91,9 @@ def test_two_products_a_chunk_and_one_in_evaluation(four_rows: None) -> None:
     chunks = -(-int((targets >= 0).sum()) // 4)
 
     def products(h: Tensor) -> int:
-        with profile() as seen:
+        with profile() as profiler:
             linear_cross_entropy(h, head, targets)
-        return sum(event.name == "aten::mm" for event in seen.events() or ())
+        return sum(event.name == "aten::mm" for event in profiler.events() or ())
 
     assert products(hidden) == 2 * chunks
     assert products(hidden.detach()) == chunks

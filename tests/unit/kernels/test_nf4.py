@@ -164,9 +164,9 @@ def replace_shape(state: Any) -> Any:
 )
 def test_a_damaged_state_is_refused(damage: dict[str, Any], says: str) -> None:
     good = nf4.quantise(nf4_weight("normal", (30, 100)))
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError) as refusal:
         replace(good, **damage)
-    assert says in str(refused.value)
+    assert says in str(refusal.value)
 
 
 def test_a_damaged_checkpoint_is_refused() -> None:
@@ -188,9 +188,9 @@ def test_a_damaged_checkpoint_is_refused() -> None:
         (json(b'"blocksize": 64', b'"b": 64'), "block = 0"),
         (json(b"nested_offset", b"other"), "absmax is torch.uint8"),
     ]:
-        with pytest.raises(ValueError) as refused:
+        with pytest.raises(ValueError) as refusal:
             nf4.from_checkpoint(tensors | change, "w.weight")
-        assert says in str(refused.value)
+        assert says in str(refusal.value)
     for key in tensors:
         with pytest.raises(ValueError, match="the checkpoint has no"):
             nf4.from_checkpoint({k: t for k, t in tensors.items() if k != key}, "w.weight")
@@ -215,9 +215,9 @@ def test_bitsandbytes_states_that_are_not_plain_nf4_are_refused() -> None:
     ],
 )
 def test_what_cannot_be_quantised_is_refused(w: torch.Tensor, block: int, says: str) -> None:
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError) as refusal:
         nf4.quantise(w, block)
-    assert says in str(refused.value)
+    assert says in str(refusal.value)
     with pytest.raises(ValueError, match="dtype is torch.float64"):
         nf4.quantise(torch.ones(4, 4)).dequantise(torch.float64)
 
