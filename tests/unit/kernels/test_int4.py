@@ -1,6 +1,6 @@
 """INT4: ONNX Runtime's quantiser is the oracle of the bytes, its MatMulNBits of what they mean.
 
-Run: .venv/bin/pytest tests/test_int4.py
+Run: .venv/bin/pytest tests/unit/kernels/test_int4.py
 """
 
 from dataclasses import replace
@@ -13,81 +13,48 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from onnxruntime.quantization.matmul_nbits_quantizer import (
-    DefaultWeightOnlyQuantConfig,
-    DefaultWeightOnlyQuantizer,
-)
-from trivet.kernels.interpreter import Checker, watching
+from quantiser_oracles import FLOATS, INT4_KINDS, block_weight, check_int4
 
-from trivet.kernels import int4, spec
-
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-KINDS = ("normal", "one sign", "zeros", "minus zeros", "denormal", "ties")
+from trivet.kernels.ops import int4
+from trivet.kernels.ops.int4.formula import plain_quantise
+from trivet.kernels.ops.int4.op import dequantise_op, quantise_op
+from trivet.kernels.ops.int4.triton import int4_tile, launch_dequantise, launch_quantise
+from trivet.kernels.ops.kernel import Kernel, Tile
+from trivet.kernels.verify.interpreter import Checker, observe_accesses
 
 
 @pytest.fixture(autouse=True)
-def watched():
-    with watching(Checker()):
+def check_launches():
+    with observe_accesses(Checker()):
         yield
 
 
-def weight(kind: str, K: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    w = torch.randn(3, K, generator=torch.Generator().manual_seed(K))
-    if kind == "one sign":
-        w = w.sign()[:, :1] * (w.abs() + 0.5)
-    elif kind == "zeros":
-        w[:, K // 3 :] = 0
-    elif kind == "minus zeros":
-        w = torch.where(w > 0, 0.0, -0.0)
-    elif kind == "denormal":
-        w *= torch.logspace(-44, -30, K)
-    elif kind == "ties":
-        w = (w * 4).round() / 2
-    return w.to(dtype)
-
-
-def oracle(w: torch.Tensor, block: int, symmetric: bool) -> list[torch.Tensor]:
-    config = DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=symmetric)
-    made = DefaultWeightOnlyQuantizer(config).qbits_block_quant(w.T.contiguous().numpy())
-    return [torch.from_numpy(a) for a in made]
-
-
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("block", int4.BLOCKS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_bytes_are_onnx_runtimes(kind: str, block: int, symmetric: bool) -> None:
-    """Odd K too: one more than a block, than two blocks, and otherwise."""
-    for K in (1, 2, 31, block, block + 1, 2 * block + 1, 3 * block - 3, 300):
-        for dtype in FLOATS[:2]:
-            w = weight(kind, K, dtype)
-            packed, scales, zeros = oracle(w, block, symmetric)
-            for ours in (
-                int4.plain_quantise(w, block, symmetric),
-                int4.launch_quantise(w, block, symmetric),
-            ):
-                assert torch.equal(ours[0], packed)
-                assert torch.equal(ours[1].view(torch.uint8), scales.view(torch.uint8))
-                assert ours[2].numel() == 0 if symmetric else torch.equal(ours[2], zeros)
+@pytest.mark.parametrize("kind", INT4_KINDS)
+def test_bytes_are_onnx_runtimes(kind: str, symmetric: bool) -> None:
+    """All blocks and shapes are in tests/compile/test_quantiser_sweep.py."""
+    for block, K, dtype in ((32, 65, torch.float32), (128, 381, torch.float16)):
+        check_int4(kind, block, symmetric, K, dtype)
 
 
 def test_bfloat16_is_quantised_as_float32() -> None:
-    w = weight("normal", 100, torch.bfloat16)
-    for ours in (int4.plain_quantise, int4.launch_quantise):
-        for got, wanted in zip(ours(w, 32, False), ours(w.float(), 32, False), strict=True):
-            assert torch.equal(got, wanted)
+    w = block_weight("normal", 100, torch.bfloat16)
+    for quantise in (plain_quantise, launch_quantise):
+        for ours, wide in zip(quantise(w, 32, False), quantise(w.float(), 32, False), strict=True):
+            assert torch.equal(ours, wide)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_dequantised_is_the_formula(symmetric: bool) -> None:
     for K in (33, 300):
-        s = int4.quantise(weight("normal", K), 64, symmetric)
+        s = int4.quantise(block_weight("normal", K), 64, symmetric)
         for n, k in ((0, 0), (1, 31), (2, K - 1)):
             q = int(s.packed[n].view(-1)[k // 2]) >> (4 * (k % 2)) & 15
             z = 8 if s.zeros is None else int(s.zeros[n, k // 128]) >> (4 * (k // 64 % 2)) & 15
             assert s.dequantise()[n, k] == (q - z) * s.scales[n, k // 64]
         exact = s.dequantise()
         for dtype in FLOATS:
-            by_kernel = int4.launch_dequantise(s.packed, s.scales, s.zeros, K, dtype)
+            by_kernel = launch_dequantise(s.packed, s.scales, s.zeros, K, dtype)
             assert torch.equal(s.dequantise(dtype), exact.to(dtype))
             assert torch.equal(by_kernel, exact.to(dtype))
 
@@ -120,7 +87,7 @@ def matmul_nbits(s: int4.Int4, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("block", int4.BLOCKS)
 @pytest.mark.parametrize("K", [64, 100, 257])
 def test_matmulnbits_multiplies_our_bytes_as_we_do(K: int, block: int, symmetric: bool) -> None:
-    s = int4.quantise(weight("normal", K), block, symmetric)
+    s = int4.quantise(block_weight("normal", K), block, symmetric)
     x = torch.randn(5, K, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(matmul_nbits(s, x), x @ s.dequantise().T, rtol=1e-5, atol=1e-5)
 
@@ -128,7 +95,7 @@ def test_matmulnbits_multiplies_our_bytes_as_we_do(K: int, block: int, symmetric
 @triton.jit
 def _tile(p, s, z, out, N, K, BLOCK: tl.constexpr, ASYM: tl.constexpr, S: tl.constexpr):
     n, k0 = tl.arange(0, 4)[:, None], tl.program_id(0) * S
-    w = int4.int4_tile(p, s, z, n, k0, N, K, BLOCK, ASYM, S)
+    w = int4_tile(p, s, z, n, k0, N, K, BLOCK, ASYM, S)
     tl.store(out + n * (tl.num_programs(0) * S) + k0 + tl.arange(0, S)[None, :], w)
 
 
@@ -137,17 +104,17 @@ def _tile(p, s, z, out, N, K, BLOCK: tl.constexpr, ASYM: tl.constexpr, S: tl.con
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_tile_is_the_dequantised_weight(dtype: torch.dtype, symmetric: bool, width: int) -> None:
     """Tiles narrower and wider than a block, and beyond the last row and column."""
-    s = int4.quantise(weight("normal", 101, dtype)[:2], 32, symmetric)
+    s = int4.quantise(block_weight("normal", 101, dtype)[:2], 32, symmetric)
     out = torch.empty(4, 128)
-    kernel = spec.Kernel(_tile, {}, {"*": spec.Tile({"S": width})})
+    kernel = Kernel(_tile, {}, {"*": Tile({"S": width})})
     zeros = s.packed if s.zeros is None else s.zeros
     kernel.launch(
         lambda t: (128 // width,), s.packed, s.scales, zeros, out, 2, 101,
         BLOCK=32, ASYM=not symmetric,
     )  # fmt: skip
-    wanted = torch.zeros(4, 128)
-    wanted[:2, :101] = s.dequantise()
-    assert torch.equal(out, wanted)
+    expected = torch.zeros(4, 128)
+    expected[:2, :101] = s.dequantise()
+    assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize(
@@ -167,10 +134,10 @@ def test_a_tile_is_the_dequantised_weight(dtype: torch.dtype, symmetric: bool, w
     ],
 )
 def test_a_damaged_state_is_refused(damage: dict[str, Any], says: str) -> None:
-    good = int4.quantise(weight("normal", 100), 32, symmetric=False)
-    with pytest.raises(ValueError) as refused:
+    good = int4.quantise(block_weight("normal", 100), 32, symmetric=False)
+    with pytest.raises(ValueError) as refusal:
         replace(good, **damage)
-    assert says in str(refused.value)
+    assert says in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -185,18 +152,18 @@ def test_a_damaged_state_is_refused(damage: dict[str, Any], says: str) -> None:
     ],
 )
 def test_what_cannot_be_quantised_is_refused(w: torch.Tensor, block: int, says: str) -> None:
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError) as refusal:
         int4.quantise(w, block)
-    assert says in str(refused.value)
+    assert says in str(refusal.value)
     with pytest.raises(ValueError, match="dtype is torch.int8"):
         int4.quantise(torch.ones(4, 4)).dequantise(torch.int8)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_operators_are_sound(symmetric: bool) -> None:
-    w = weight("normal", 33, torch.float16)
+    w = block_weight("normal", 33, torch.float16)
     s = int4.quantise(w, 32, symmetric)
-    torch.library.opcheck(int4.quantise_op, (w, 32, symmetric))
+    torch.library.opcheck(quantise_op, (w, 32, symmetric))
     state = (s.packed, s.scales, s.zeros, 33, torch.bfloat16)
-    torch.library.opcheck(int4.dequantise_op, state)
+    torch.library.opcheck(dequantise_op, state)
     assert int4.quantise(w.to("meta"), 32, symmetric).dequantise().shape == (3, 33)

@@ -1,18 +1,19 @@
 """Cross-entropy without the logits: what is held, what is dropped, what is refused.
 
 Error, races, repeats and launches are tested for all operators in test_kernels.py.
-Run: .venv/bin/pytest tests/test_loss.py
+Run: .venv/bin/pytest tests/unit/kernels/test_loss.py
 """
 
 import pytest
 import torch
 import torch.nn.functional as F
-import trivet.kernels.interpreter  # noqa: F401  mends its bfloat16 on import
 from torch import Tensor
 from torch.profiler import profile
-from trivet.kernels.loss import linear_cross_entropy
 
-from trivet.kernels import loss
+import trivet.kernels.verify.interpreter  # noqa: F401  mends its bfloat16 on import
+from trivet.kernels.ops.loss import linear_cross_entropy, op
+from trivet.kernels.ops.loss.cpu import cpu_losses
+from trivet.kernels.ops.loss.triton import launch_losses
 
 
 def draw(rows: int, D: int, V: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
@@ -27,7 +28,7 @@ def draw(rows: int, D: int, V: int, dtype: torch.dtype = torch.float32) -> tuple
 @pytest.fixture
 def four_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A budget that makes chunks of four rows of 100 words."""
-    monkeypatch.setitem(loss.BUDGET, "cpu", 400)
+    monkeypatch.setitem(op.BUDGET, "cpu", 400)
 
 
 def test_it_is_the_cross_entropy(four_rows: None) -> None:
@@ -51,7 +52,7 @@ def test_cpu_and_kernel_agree(dtype: torch.dtype, gradient: bool) -> None:
     logits = torch.randn(5, 130, generator=torch.Generator().manual_seed(1)).mul(4).to(dtype)
     targets = torch.tensor([0, 129, 64, 63, 7])
     results = []
-    for losses_of in (loss.launch_losses, loss.cpu_losses):
+    for losses_of in (launch_losses, cpu_losses):
         z = logits.clone()
         results.append((losses_of(z, targets, gradient), z))
     (ours, ours_z), (plain, plain_z) = results
@@ -60,8 +61,8 @@ def test_cpu_and_kernel_agree(dtype: torch.dtype, gradient: bool) -> None:
         torch.testing.assert_close(ours_z, plain_z)
 
 
-@pytest.mark.parametrize("losses_of", [loss.launch_losses, loss.cpu_losses])
-def test_huge_logits_do_not_overflow(losses_of: loss.Losses) -> None:
+@pytest.mark.parametrize("losses_of", [launch_losses, cpu_losses])
+def test_huge_logits_do_not_overflow(losses_of: op.Losses) -> None:
     z = torch.tensor([[3e4, -3e4, 0.0], [-3e4, -3e4, -3e4]])
     losses = losses_of(z, torch.tensor([1, 0]), True)
     torch.testing.assert_close(losses, torch.tensor([6e4, 1.0986123]))
@@ -74,9 +75,9 @@ def test_the_logits_of_all_rows_are_never_held(dtype: torch.dtype, four_rows: No
     whole = 300 * 100 * dtype.itemsize  # the rows that have a target
 
     def largest(step: object) -> int:
-        with profile(profile_memory=True) as seen:
+        with profile(profile_memory=True) as profiler:
             step().backward()  # type: ignore[operator]
-        return max(event.self_cpu_memory_usage for event in seen.events() or ())
+        return max(event.self_cpu_memory_usage for event in profiler.events() or ())
 
     plain = largest(
         lambda: F.cross_entropy(F.linear(hidden, head).float(), targets, ignore_index=-1)
@@ -90,9 +91,9 @@ def test_two_products_a_chunk_and_one_in_evaluation(four_rows: None) -> None:
     chunks = -(-int((targets >= 0).sum()) // 4)
 
     def products(h: Tensor) -> int:
-        with profile() as seen:
+        with profile() as profiler:
             linear_cross_entropy(h, head, targets)
-        return sum(event.name == "aten::mm" for event in seen.events() or ())
+        return sum(event.name == "aten::mm" for event in profiler.events() or ())
 
     assert products(hidden) == 2 * chunks
     assert products(hidden.detach()) == chunks
@@ -131,8 +132,8 @@ def test_autocast_gives_the_products_its_dtype() -> None:
 
 def test_the_operator_is_well_registered() -> None:
     hidden, head, targets = draw(5, 8, 50)
-    torch.library.opcheck(loss.loss_op, (hidden, head, targets, -1, True))
-    torch.library.opcheck(loss.loss_op, (hidden.detach(), head, targets, -1, False))
+    torch.library.opcheck(op.loss_op, (hidden, head, targets, -1, True))
+    torch.library.opcheck(op.loss_op, (hidden.detach(), head, targets, -1, False))
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,22 @@
 """RoPE: transformers' functions as oracles, strides, the way back, what is refused.
 
 Error, races, repeats and launches are tested for all operators in test_kernels.py.
-Run: .venv/bin/pytest tests/test_rope.py
+Run: .venv/bin/pytest tests/unit/kernels/test_rope.py
 """
 
 import pytest
 import torch
-import trivet.kernels.interpreter  # noqa: F401  mends its bfloat16 on import
+from gradient_checks import HK, B, D, H, S, check_rope_slopes
+from gradient_checks import rope_inputs as draw
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as llama
 from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb as phi3
-from trivet.kernels.rope import rope
 
-from trivet.kernels import rope as file
-
-B, S, H, HK, D = 2, 5, 6, 2, 16
-
-
-def draw(dtype: torch.dtype = torch.float32, rotary: int = D, batch: int = 1) -> tuple[Tensor, ...]:
-    """q, k as views of one fused projection, and cos, sin of halves that differ."""
-    random = torch.Generator().manual_seed(0)
-    fused = torch.randn(B, S, (H + HK) * D, generator=random).to(dtype).requires_grad_()
-    q, k = fused.split((H * D, HK * D), -1)
-    heads = (q.view(B, S, H, D).transpose(1, 2), k.view(B, S, HK, D).transpose(1, 2))
-    cos, sin = torch.rand(2, batch, S, rotary, generator=random).to(dtype)
-    return *heads, cos, sin
+import trivet.kernels.verify.interpreter  # noqa: F401  mends its bfloat16 on import
+from trivet.kernels.ops.rope import rope
+from trivet.kernels.ops.rope.cpu import cpu as rope_cpu
+from trivet.kernels.ops.rope.op import rope_op
+from trivet.kernels.ops.rope.triton import launch
 
 
 def gradients(out: tuple[Tensor, Tensor], into: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -48,10 +40,8 @@ def test_it_is_what_the_models_compute(unsqueeze_dim: int, rotary: int, batch: i
 
 
 def test_gradients_of_both_orders_are_slopes() -> None:
-    q, k, cos, sin = draw(torch.float64, rotary=10)
-    q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
-    assert torch.autograd.gradcheck(lambda q, k: rope(q, k, cos, sin), (q, k))
-    assert torch.autograd.gradgradcheck(lambda q, k: rope(q, k, cos, sin), (q, k))
+    """Along one direction; the whole Jacobians are in tests/compile/test_gradient_sweep.py."""
+    check_rope_slopes(fast=True)
 
 
 @pytest.mark.parametrize("back", [False, True])
@@ -59,7 +49,7 @@ def test_gradients_of_both_orders_are_slopes() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cpu_and_kernel_agree(dtype: torch.dtype, rotary: int, back: bool) -> None:
     tensors = [t.detach() for t in draw(dtype, rotary, B)]
-    kernel, cpu = file.launch(*tensors, back), file.cpu(*tensors, back)
+    kernel, cpu = launch(*tensors, back), rope_cpu(*tensors, back)
     for a, b in zip(kernel, cpu, strict=True):
         # in bf16 the CPU rounds twice, the kernel once
         wide = {"rtol": 2**-6, "atol": 2**-6} if dtype == torch.bfloat16 else {}
@@ -70,8 +60,8 @@ def test_cpu_and_kernel_agree(dtype: torch.dtype, rotary: int, back: bool) -> No
 def test_turning_back_undoes_turning() -> None:
     q, k, *_ = (t.detach() for t in draw())
     angles = torch.rand(1, S, D // 2).repeat(1, 1, 2)
-    turned = file.launch(q, k, angles.cos(), angles.sin(), False)
-    for a, b in zip(file.launch(*turned, angles.cos(), angles.sin(), True), (q, k), strict=True):
+    rotated = launch(q, k, angles.cos(), angles.sin(), False)
+    for a, b in zip(launch(*rotated, angles.cos(), angles.sin(), True), (q, k), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -107,7 +97,7 @@ def test_wide_angles_keep_the_dtype_of_queries() -> None:
 def test_the_operator_is_well_registered() -> None:
     q, k, cos, sin = draw(rotary=10)
     q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
-    torch.library.opcheck(file.rope_op, (q, k, cos, sin, False))
+    torch.library.opcheck(rope_op, (q, k, cos, sin, False))
 
 
 @pytest.mark.parametrize(

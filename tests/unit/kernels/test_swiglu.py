@@ -1,17 +1,19 @@
 """SwiGLU: separate and fused forms, what is saved, views, what is refused.
 
 Error, races, repeats and launches are tested for all operators in test_kernels.py.
-Run: .venv/bin/pytest tests/test_swiglu.py
+Run: .venv/bin/pytest tests/unit/kernels/test_swiglu.py
 """
 
 import pytest
 import torch
 import torch.nn.functional as F
-import trivet.kernels.interpreter  # noqa: F401  mends its bfloat16 on import
 from torch import Tensor
-from trivet.kernels.swiglu import halves, swiglu, swiglu_fused
 
-from trivet.kernels import swiglu as file
+import trivet.kernels.verify.interpreter  # noqa: F401  mends its bfloat16 on import
+from trivet.kernels.ops.swiglu import op, swiglu, swiglu_fused
+from trivet.kernels.ops.swiglu.cpu import cpu_backward, cpu_forward
+from trivet.kernels.ops.swiglu.formula import halves
+from trivet.kernels.ops.swiglu.triton import launch_backward, launch_forward
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -42,8 +44,8 @@ def test_cpu_and_kernel_agree_on_strided_rows(dtype: torch.dtype) -> None:
     gate_up, dy = draw(3, 7, 90, dtype=dtype).detach(), draw(3, 7, 45, dtype=dtype).detach()
     results = []
     for forward, backward in (
-        (file.launch_forward, file.launch_backward),
-        (file.cpu_forward, file.cpu_backward),
+        (launch_forward, launch_backward),
+        (cpu_forward, cpu_backward),
     ):
         dgate_up = torch.empty_like(gate_up)
         backward(dy, *halves(gate_up), *halves(dgate_up))
@@ -73,7 +75,7 @@ def test_an_expanded_gradient_is_understood() -> None:
     torch.testing.assert_close(ours, torch.autograd.grad((F.silu(gate) * up).sum(), gate_up)[0])
     dy = torch.ones(()).expand(3, 4)  # stride 0, as the sum's backward makes it
     dgate_up = torch.empty_like(gate_up)
-    file.launch_backward(dy, *halves(gate_up.detach()), *halves(dgate_up))
+    launch_backward(dy, *halves(gate_up.detach()), *halves(dgate_up))
     torch.testing.assert_close(dgate_up, ours)
 
 
@@ -85,9 +87,9 @@ def test_no_rows_give_no_rows() -> None:
 
 
 def test_the_operators_are_well_registered() -> None:
-    torch.library.opcheck(file.swiglu_op, (draw(3, 5), draw(3, 5)))
-    torch.library.opcheck(file.swiglu_op, halves(draw(2, 3, 10)))
-    torch.library.opcheck(file.swiglu_fused_op, (draw(2, 3, 10),))
+    torch.library.opcheck(op.swiglu_op, (draw(3, 5), draw(3, 5)))
+    torch.library.opcheck(op.swiglu_op, halves(draw(2, 3, 10)))
+    torch.library.opcheck(op.swiglu_fused_op, (draw(2, 3, 10),))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """NF4: bitsandbytes is the oracle, byte by byte, for plain torch and for the kernels.
 
-Run: .venv/bin/pytest tests/test_nf4.py
+Run: .venv/bin/pytest tests/unit/kernels/test_nf4.py
 """
 
 from dataclasses import replace
@@ -14,88 +14,33 @@ import safetensors.torch
 import torch
 import triton
 import triton.language as tl
-from trivet.kernels.interpreter import Checker, watching
+from quantiser_oracles import NF4_KINDS, assert_bytes, check_nf4, nf4_weight, state_of
 
-from trivet.kernels import nf4, spec
-
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+from trivet.kernels.ops import nf4
+from trivet.kernels.ops.kernel import Kernel, Tile
+from trivet.kernels.ops.nf4.double import compress, dynamic_map
+from trivet.kernels.ops.nf4.op import dequantise_op, quantise_op
+from trivet.kernels.ops.nf4.triton import launch_dequantise, nf4_tile
+from trivet.kernels.verify.interpreter import Checker, observe_accesses
 
 
 @pytest.fixture(autouse=True)
 def surroundings():
     """Launches are watched; bitsandbytes does not compile its fallback for odd shapes."""
-    with torch.compiler.set_stance("force_eager"), watching(Checker()):
+    with torch.compiler.set_stance("force_eager"), observe_accesses(Checker()):
         yield
 
 
-def weight(kind: str, shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    w = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    flat = w.view(-1)
-    if kind == "zeros":
-        flat[: len(flat) // 2 + 1] = 0
-    if kind == "denormal":
-        flat *= torch.logspace(-46, -30, len(flat))
-    if kind == "edges":  # some ulps around where the code changes
-        middles = torch.tensor(nf4.MIDPOINTS)[torch.arange(len(flat)) % 15]
-        flat.copy_(1.7 * middles * (1 + (flat * 2).round() * 2**-23))
-        flat[::32] = 1.7
-    if kind in ("inf", "nan"):
-        flat[0], flat[-1] = float(kind), -float(kind)
-    return w.to(dtype)
-
-
-def state_of(s: nf4.NF4) -> tuple[Any, ...]:
-    return s.packed, s.absmax, s.code, s.absmax2, s.offset, *s.shape, s.block
-
-
-def assert_bytes(got: torch.Tensor, wanted: torch.Tensor) -> None:
-    """The same bits, but a NaN is any NaN."""
-    got, wanted = got.reshape(-1), wanted.reshape(-1)
-    assert got.dtype == wanted.dtype and got.shape == wanted.shape
-    if got.is_floating_point():
-        assert torch.equal(got.isnan(), wanted.isnan())
-        got, wanted = got.nan_to_num(nan=7.0, posinf=8.0), wanted.nan_to_num(nan=7.0, posinf=8.0)
-        bits = torch.int32 if got.element_size() == 4 else torch.int16
-        got, wanted = got.view(bits), wanted.view(bits)
-    assert torch.equal(got, wanted)
-
-
-@pytest.mark.parametrize(
-    "block, double", [(32, False), (64, False), (64, True), (128, True), (4096, True)]
-)
-@pytest.mark.parametrize("kind", ["normal", "edges", "zeros", "denormal", "inf", "nan"])
-def test_bytes_are_bitsandbytes(kind: str, block: int, double: bool) -> None:
-    for shape in ((1, 1), (3, 33), (5, 300), (40, 512)):
-        for dtype in FLOATS if shape == (5, 300) else FLOATS[:1]:
-            w = weight(kind, shape, dtype)
-            packed, theirs = oracle.quantize_4bit(
-                w, blocksize=block, quant_type="nf4", compress_statistics=double
-            )
-            ours = nf4.quantise(w, block, double)
-            by_kernel = nf4.launch_quantise(w, block)
-            assert_bytes(ours.packed, packed)
-            assert_bytes(by_kernel[0], packed)
-            assert_bytes(ours.absmax, theirs.absmax)
-            if double:
-                assert_bytes(ours.absmax2, theirs.state2.absmax)
-                assert_bytes(ours.offset, theirs.offset)
-                assert_bytes(ours.code, theirs.state2.code)
-            else:
-                assert_bytes(by_kernel[1], theirs.absmax)
-
-            theirs.shape = torch.Size([w.numel()])  # one row: see the next test
-            for out in FLOATS:
-                if out == torch.bfloat16 and kind in ("denormal", "nan"):
-                    continue  # see the test after
-                theirs.dtype = out
-                wanted = oracle.dequantize_4bit(packed, theirs)
-                assert_bytes(ours.dequantise(out), wanted)
-                assert_bytes(nf4.launch_dequantise(*state_of(ours), out), wanted)
+@pytest.mark.parametrize("kind", NF4_KINDS)
+def test_bytes_are_bitsandbytes(kind: str) -> None:
+    """All blocks and shapes are in tests/compile/test_quantiser_sweep.py."""
+    check_nf4(kind, 32, False, (3, 33), torch.float16)
+    check_nf4(kind, 64, True, (5, 300), torch.float32)
 
 
 def test_absmax_in_eight_bits_is_bitsandbytes() -> None:
     """Some ulps around each place of the 65,536 where the code changes; groups of equal numbers."""
-    _, table = nf4._dynamic()
+    _, table = dynamic_map()
     changes = table.diff().nonzero().view(-1) + 0.5
     ulps = 1 + torch.arange(-40, 41) * 2.0**-24
     edges = ((changes / 65535 * 2)[:, None] * ulps).view(-1) - 1
@@ -107,15 +52,15 @@ def test_absmax_in_eight_bits_is_bitsandbytes() -> None:
         torch.full((300,), 0.7),
         torch.zeros(300),
     ):
-        q, _, absmax2, offset = nf4.compress(absmax)
-        wanted, state = oracle.quantize_blockwise(absmax - offset, blocksize=256)
-        assert_bytes(q, wanted)
+        q, _, absmax2, offset = compress(absmax)
+        expected, state = oracle.quantize_blockwise(absmax - offset, blocksize=256)
+        assert_bytes(q, expected)
         assert_bytes(absmax2, state.absmax)
 
 
 def test_rows_that_share_a_block_are_read_right() -> None:
     """bitsandbytes' AVX-512 code takes another block's absmax here, its portable code does not."""
-    w = weight("normal", (6, 48))
+    w = nf4_weight("normal", (6, 48))
     packed, theirs = oracle.quantize_4bit(w, blocksize=64, quant_type="nf4")
     by_rows = oracle.dequantize_4bit(packed, theirs)
     theirs.shape = torch.Size([w.numel()])
@@ -129,11 +74,11 @@ def test_rows_that_share_a_block_are_read_right() -> None:
 def test_denormal_and_nan_bfloat16_is_float32_rounded() -> None:
     """bitsandbytes flushes the one with AVX-512 and zeroes some of the other without."""
     for kind in ("denormal", "nan"):
-        ours = nf4.quantise(weight(kind, (40, 512)), 64, double=False)
+        ours = nf4.quantise(nf4_weight(kind, (40, 512)), 64, double=False)
         exact = ours.dequantise(torch.float32)
         for rounded in (
             ours.dequantise(torch.bfloat16),
-            nf4.launch_dequantise(*state_of(ours), torch.bfloat16),
+            launch_dequantise(*state_of(ours), torch.bfloat16),
         ):
             assert_bytes(rounded, exact.bfloat16())
     tiny = nf4.quantise(torch.full((2, 64), 1e-39), 64, double=False)
@@ -143,7 +88,7 @@ def test_denormal_and_nan_bfloat16_is_float32_rounded() -> None:
 @triton.jit
 def _tile(p, a, c, a2, o, out, N, K, BLOCK: tl.constexpr, DOUBLE: tl.constexpr, S: tl.constexpr):
     n, k0 = tl.arange(0, 4)[:, None], tl.program_id(0) * S
-    w = nf4.nf4_tile(p, a, c, a2, o, n, k0, N, K, BLOCK, DOUBLE, S)
+    w = nf4_tile(p, a, c, a2, o, n, k0, N, K, BLOCK, DOUBLE, S)
     tl.store(out + n * (tl.num_programs(0) * S) + k0 + tl.arange(0, S)[None, :], w)
 
 
@@ -151,16 +96,16 @@ def _tile(p, a, c, a2, o, out, N, K, BLOCK: tl.constexpr, DOUBLE: tl.constexpr, 
 @pytest.mark.parametrize("double", [False, True])
 def test_a_tile_is_the_dequantised_weight(double: bool, width: int) -> None:
     """Tiles narrower and wider than a block, and beyond the last row and column."""
-    s = nf4.quantise(weight("normal", (3, 192)), 64, double)
+    s = nf4.quantise(nf4_weight("normal", (3, 192)), 64, double)
     state = (s.code, s.absmax2, s.offset) if double else (s.absmax,) * 3
     out = torch.empty(4, 256)
-    kernel = spec.Kernel(_tile, {}, {"*": spec.Tile({"S": width})}, exact=True)
+    kernel = Kernel(_tile, {}, {"*": Tile({"S": width})}, exact=True)
     kernel.launch(
         lambda t: (256 // width,), s.packed, s.absmax, *state, out, 3, 192, BLOCK=64, DOUBLE=double
     )
-    wanted = torch.zeros(4, 256)
-    wanted[:3, :192] = s.dequantise()
-    assert torch.equal(out, wanted)
+    expected = torch.zeros(4, 256)
+    expected[:3, :192] = s.dequantise()
+    assert torch.equal(out, expected)
 
 
 def quantised_layer(double: bool = True) -> bnb.nn.Linear4bit:
@@ -175,7 +120,7 @@ def quantised_layer(double: bool = True) -> bnb.nn.Linear4bit:
 def test_a_checkpoint_loads(double: bool, tmp_path: Path) -> None:
     layer = quantised_layer(double)
     state = layer.weight.quant_state
-    wanted = oracle.dequantize_4bit(layer.weight.data, replace_shape(state)).view(30, 100)
+    expected = oracle.dequantize_4bit(layer.weight.data, replace_shape(state)).view(30, 100)
     safetensors.torch.save_file(
         {f"model.q_proj.{key}": t.contiguous() for key, t in layer.state_dict().items()},
         tmp_path / "model.safetensors",
@@ -186,7 +131,7 @@ def test_a_checkpoint_loads(double: bool, tmp_path: Path) -> None:
         nf4.from_quant_state(layer.weight.data, state),
     ):
         assert (ours.shape, ours.block, ours.double) == ((30, 100), 64, double)
-        assert_bytes(ours.dequantise(torch.float32), wanted)
+        assert_bytes(ours.dequantise(torch.float32), expected)
 
 
 def replace_shape(state: Any) -> Any:
@@ -218,10 +163,10 @@ def replace_shape(state: Any) -> Any:
     ],
 )
 def test_a_damaged_state_is_refused(damage: dict[str, Any], says: str) -> None:
-    good = nf4.quantise(weight("normal", (30, 100)))
-    with pytest.raises(ValueError) as refused:
+    good = nf4.quantise(nf4_weight("normal", (30, 100)))
+    with pytest.raises(ValueError) as refusal:
         replace(good, **damage)
-    assert says in str(refused.value)
+    assert says in str(refusal.value)
 
 
 def test_a_damaged_checkpoint_is_refused() -> None:
@@ -243,9 +188,9 @@ def test_a_damaged_checkpoint_is_refused() -> None:
         (json(b'"blocksize": 64', b'"b": 64'), "block = 0"),
         (json(b"nested_offset", b"other"), "absmax is torch.uint8"),
     ]:
-        with pytest.raises(ValueError) as refused:
+        with pytest.raises(ValueError) as refusal:
             nf4.from_checkpoint(tensors | change, "w.weight")
-        assert says in str(refused.value)
+        assert says in str(refusal.value)
     for key in tensors:
         with pytest.raises(ValueError, match="the checkpoint has no"):
             nf4.from_checkpoint({k: t for k, t in tensors.items() if k != key}, "w.weight")
@@ -270,29 +215,29 @@ def test_bitsandbytes_states_that_are_not_plain_nf4_are_refused() -> None:
     ],
 )
 def test_what_cannot_be_quantised_is_refused(w: torch.Tensor, block: int, says: str) -> None:
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError) as refusal:
         nf4.quantise(w, block)
-    assert says in str(refused.value)
+    assert says in str(refusal.value)
     with pytest.raises(ValueError, match="dtype is torch.float64"):
         nf4.quantise(torch.ones(4, 4)).dequantise(torch.float64)
 
 
 def test_a_slice_is_quantised_as_its_copy() -> None:
-    w = weight("normal", (20, 128))[:, ::2]
+    w = nf4_weight("normal", (20, 128))[:, ::2]
     assert torch.equal(nf4.quantise(w).packed, nf4.quantise(w.contiguous()).packed)
 
 
 @pytest.mark.parametrize("double", [False, True])
 def test_operators_are_sound(double: bool) -> None:
-    w = weight("normal", (3, 33))
+    w = nf4_weight("normal", (3, 33))
     s = nf4.quantise(w, 64, double)
-    torch.library.opcheck(nf4.quantise_op, (w, 64))
-    torch.library.opcheck(nf4.dequantise_op, (*state_of(s), torch.bfloat16))
+    torch.library.opcheck(quantise_op, (w, 64))
+    torch.library.opcheck(dequantise_op, (*state_of(s), torch.bfloat16))
     assert s.to("meta").dequantise(torch.float16).shape == (3, 33)
 
 
 def test_a_weight_dequantises_inside_a_compiled_graph() -> None:
-    s = nf4.quantise(weight("normal", (3, 33)))
+    s = nf4.quantise(nf4_weight("normal", (3, 33)))
     with torch.compiler.set_stance("default"):
         compiled = torch.compile(lambda x: x @ s.dequantise().T, fullgraph=True, backend="eager")
         assert torch.equal(compiled(torch.ones(2, 33)), torch.ones(2, 33) @ s.dequantise().T)

@@ -2,7 +2,8 @@
 
 import triton
 import triton.language as tl
-from trivet.kernels.spec import Kernel, Tile
+
+from trivet.kernels.ops.kernel import Kernel, Tile
 
 
 @triton.jit

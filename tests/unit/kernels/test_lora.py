@@ -1,7 +1,7 @@
 """The LoRA layer: its gradients, its operator, its dropout, its refusals.
 
 That its kernels are right on drawn shapes is in test_kernels.py.
-Run: .venv/bin/pytest tests/test_lora.py
+Run: .venv/bin/pytest tests/unit/kernels/test_lora.py
 """
 
 from typing import Any
@@ -10,12 +10,16 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from trivet.kernels.lora_kernels import tile_of
-from trivet.kernels.lora_launch import narrow, row_group
-from trivet.kernels.roofline import DEVICES
-from trivet.kernels.weight import Weight
 
-from trivet.kernels import lora, reference, spec
+from trivet.kernels.hardware.gpus import TARGETS
+from trivet.kernels.ops.kernel import Kernel, Tile
+from trivet.kernels.ops.lora import lora_linear
+from trivet.kernels.ops.lora.cpu import cpu_backward, cpu_forward
+from trivet.kernels.ops.lora.launch import launch_backward, launch_forward, narrow, row_group
+from trivet.kernels.ops.lora.op import lora_op
+from trivet.kernels.ops.lora.triton import tile_of
+from trivet.kernels.ops.philox import uniform
+from trivet.kernels.ops.weight import Weight
 
 
 def inputs(dtype: torch.dtype = torch.float64, **sizes: int) -> dict[str, Any]:
@@ -34,26 +38,26 @@ def inputs(dtype: torch.dtype = torch.float64, **sizes: int) -> dict[str, Any]:
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("without", [(), ("bias",), ("gain",), ("bias", "gain")])
 def test_gradients(without: tuple[str, ...], dropout: float) -> None:
-    given = inputs() | dict.fromkeys(without)
-    names = [k for k, v in given.items() if v is not None and v.requires_grad]
+    layer = inputs() | dict.fromkeys(without)
+    names = [k for k, v in layer.items() if v is not None and v.requires_grad]
 
     def call(*tensors: torch.Tensor) -> torch.Tensor:
-        values = given | dict(zip(names, tensors, strict=True))
-        return lora.lora_linear(**values, scale=1.5, dropout=dropout, seed=3)
+        values = layer | dict(zip(names, tensors, strict=True))
+        return lora_linear(**values, scale=1.5, dropout=dropout, seed=3)
 
-    assert torch.autograd.gradcheck(call, tuple(given[k] for k in names))
+    assert torch.autograd.gradcheck(call, tuple(layer[k] for k in names))
 
 
 def test_operator_is_sound() -> None:
-    given = inputs()
-    args = (given["x"], given["weight"], [], "dense", 0, given["bias"], given["a"], given["b"],
-            given["gain"], 1.5, 0.0, 0)  # fmt: skip
-    torch.library.opcheck(lora.lora_op, args)
-    assert torch.compile(lora.lora_linear, fullgraph=True, backend="aot_eager")(
-        **given, scale=1.5
+    layer = inputs()
+    args = (layer["x"], layer["weight"], [], "dense", 0, layer["bias"], layer["a"], layer["b"],
+            layer["gain"], 1.5, 0.0, 0)  # fmt: skip
+    torch.library.opcheck(lora_op, args)
+    assert torch.compile(lora_linear, fullgraph=True, backend="aot_eager")(
+        **layer, scale=1.5
     ).shape == (6, 7)
-    meta = {k: v.detach().to("meta") for k, v in given.items()}
-    assert lora.lora_linear(**meta, scale=1.0).shape == (6, 7)
+    meta = {k: v.detach().to("meta") for k, v in layer.items()}
+    assert lora_linear(**meta, scale=1.0).shape == (6, 7)
 
 
 def test_dropout_is_the_same_mask_backward() -> None:
@@ -61,18 +65,16 @@ def test_dropout_is_the_same_mask_backward() -> None:
     M, K, p = 40, 50, 0.5
     x, w = torch.randn(M, K), torch.zeros(3, K)
     a, b, dy = torch.rand(4, K) + 1, torch.rand(3, 4) + 1, torch.rand(M, 3) + 1
-    dx, *_ = lora.launch_backward(
+    dx, *_ = launch_backward(
         dy, x, Weight.of(w), None, a, b, None, torch.zeros(M, 4), None, 1.0, p, 7
     )
-    assert torch.equal(dx != 0, reference.uniform(7, M * K).view(M, K) >= p)
+    assert torch.equal(dx != 0, uniform(7, M * K).view(M, K) >= p)
     one = torch.eye(4, K)
-    _, h = lora.launch_forward(torch.ones(M, K), Weight.of(w), None, one, b, None, 1.0, p, 7)
+    _, h = launch_forward(torch.ones(M, K), Weight.of(w), None, one, b, None, 1.0, p, 7)
     assert torch.equal(h != 0, dx[:, :4] != 0) and h.max() == 2
 
-    dx, *_ = lora.cpu_backward(
-        dy, x, Weight.of(w), None, a, b, None, torch.zeros(M, 4), None, 1.0, p, 7
-    )
-    _, h = lora.cpu_forward(torch.ones(M, K), Weight.of(w), None, one, b, None, 1.0, p, 7)
+    dx, *_ = cpu_backward(dy, x, Weight.of(w), None, a, b, None, torch.zeros(M, 4), None, 1.0, p, 7)
+    _, h = cpu_forward(torch.ones(M, K), Weight.of(w), None, one, b, None, 1.0, p, 7)
     assert torch.equal(h != 0, dx[:, :4] != 0) and 0.4 < (dx == 0).float().mean() < 0.6
 
 
@@ -87,7 +89,7 @@ def test_each_tile_is_one_programs() -> None:
     orders = []
     for group in (1, 2, 7):
         out = torch.full((5, 3), -1)
-        spec.Kernel(_order, {}, {"*": spec.Tile({})}).launch(lambda t: (15,), out, 5, 3, group)
+        Kernel(_order, {}, {"*": Tile({})}).launch(lambda t: (15,), out, 5, 3, group)
         assert sorted(out.view(-1).tolist()) == list(range(15))
         orders.append(out.tolist())
     assert orders[0] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12, 13, 14]]
@@ -97,7 +99,7 @@ def test_each_tile_is_one_programs() -> None:
 
 def test_the_group_is_what_the_l2_can_hold() -> None:
     """In row tiles of 128, 16 bits, on an H100: W stays; x's panels stay; neither can."""
-    h100, panel = DEVICES["sm_90"], 128 * 4096 * 2
+    h100, panel = TARGETS["sm_90"], 128 * 4096 * 2
     assert row_group(panel, 2 * 4096 * 4096, h100) == 1
     assert row_group(panel, 2 * 4096 * 14336, h100) == 33  # 33 MiB of x, 8 columns in a wave
     assert row_group(panel * 14336 // 4096, 2 * 4096 * 14336, h100) == 16  # a wave of 16 by 16
@@ -120,24 +122,24 @@ def test_the_large_tile_is_for_what_fits_it(
 
 @pytest.mark.parametrize("gain", [False, True])
 def test_cpu_and_kernels_agree(gain: bool) -> None:
-    given = inputs(torch.float32, M=33, N=20, K=40) | ({} if gain else {"gain": None})
-    x, w, bias, a, b, g = (None if v is None else v.detach() for v in given.values())
+    layer = inputs(torch.float32, M=33, N=20, K=40) | ({} if gain else {"gain": None})
+    x, w, bias, a, b, g = (None if v is None else v.detach() for v in layer.values())
     dy = torch.randn(33, 20)
-    y, h = lora.cpu_forward(x, Weight.of(w), bias, a, b, g, 0.7, 0.0, 0)
-    y_, h_ = lora.launch_forward(x, Weight.of(w), bias, a, b, g, 0.7, 0.0, 0)
+    y, h = cpu_forward(x, Weight.of(w), bias, a, b, g, 0.7, 0.0, 0)
+    y_, h_ = launch_forward(x, Weight.of(w), bias, a, b, g, 0.7, 0.0, 0)
     torch.testing.assert_close((y_, h_), (y, h))
     rest = (dy, x, Weight.of(w), bias, a, b, g, h, y, 0.7, 0.0, 0)
-    torch.testing.assert_close(lora.launch_backward(*rest), lora.cpu_backward(*rest))
+    torch.testing.assert_close(launch_backward(*rest), cpu_backward(*rest))
 
 
 def test_under_autocast_it_computes_as_torchs_linear() -> None:
-    given = inputs(torch.float32, M=64, N=48, K=96) | {"gain": None}
+    layer = inputs(torch.float32, M=64, N=48, K=96) | {"gain": None}
     with torch.autocast("cpu", torch.bfloat16):
-        y = lora.lora_linear(**given, scale=2.0)
-        plain = torch.nn.functional.linear(given["x"], given["weight"])
+        y = lora_linear(**layer, scale=2.0)
+        plain = torch.nn.functional.linear(layer["x"], layer["weight"])
     assert y.dtype == plain.dtype == torch.bfloat16
     y.sum().backward()
-    assert given["a"].grad.dtype == given["x"].grad.dtype == torch.float32
+    assert layer["a"].grad.dtype == layer["x"].grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -158,6 +160,6 @@ def test_under_autocast_it_computes_as_torchs_linear() -> None:
     ],
 )
 def test_bad_input_is_refused_before_a_launch(change: dict[str, Any], says: str) -> None:
-    given = inputs(torch.float32) | {"scale": 1.0} | change
+    layer = inputs(torch.float32) | {"scale": 1.0} | change
     with pytest.raises(ValueError, match=says):
-        lora.lora_linear(**given)
+        lora_linear(**layer)
