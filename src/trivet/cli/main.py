@@ -153,7 +153,7 @@ def predict(
     Example: trivet predict latest "turn off the kitchen light" --backend onnx-int8
     """
     from trivet.cli import tables
-    from trivet.serve.answer import predict as answer
+    from trivet.evaluate.predict import predict as answer
 
     folder = run_folder(run)
     result, who = answer(folder, text, backend)
@@ -170,7 +170,7 @@ def chat(run: RunName, backend: Backend = None) -> None:
 
     Example: trivet chat latest
     """
-    from trivet.serve.answer import chatting
+    from trivet.evaluate.predict import chatting
 
     messages: list[dict[str, str]] = []
     reply = chatting(run_folder(run), backend)

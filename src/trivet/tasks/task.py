@@ -139,6 +139,10 @@ class Task(ABC):
     def question(self, text: str) -> Row:
         """A row without its answer, from what a person typed. ValueError where it cannot be one."""
 
+    def text(self, row: Row) -> str:
+        """What a person types to ask this row: `question` the other way round."""
+        return str(row["text"])
+
     def answer(self, logits: np.ndarray, row: Row, labels: list[str]) -> Answer:
         """What the logits [answers, classes] of one row say, as its user reads it."""
         raise TypeError(f"the answer of '{self.name}' is a reply")
