@@ -48,14 +48,6 @@ class HlsCsim(CompiledBackend):
     artifact = HLS
     words = "hls4ml project, C simulation"
 
-    def usage(self, run: Path) -> Usage:
-        script = next((run / self.artifact.name).rglob(SCRIPT)).parent.relative_to(run).as_posix()
-        return Usage(
-            "An hls4ml project: C++ in firmware/, and a script that synthesises it where Vitis is "
-            "installed. The C simulation needs only g++.",
-            f"cd runs/{run.name}/{script} && vitis_hls -f {SCRIPT}",
-        )
-
     def network(self, folder: Path) -> Any:
         from trivet.hw.hls.simulation import CSim
 
