@@ -25,10 +25,9 @@ from trivet.config.recipe import load_chip
 from trivet.data import dataset
 from trivet.flows.progress import progress
 from trivet.flows.tune import begin, build
-from trivet.fpga import training
 from trivet.fpga.errors import recipe_keys
 from trivet.fpga.labels import LABELS, teacher
-from trivet.fpga.searched import SEARCHED
+from trivet.fpga.searched import SEARCHED, search_rows
 from trivet.hw.search.pareto import choose, draw, front
 from trivet.hw.search.space import propose, space
 from trivet.hw.search.trial import Point, Trial, evaluate, load, store
@@ -91,7 +90,7 @@ def try_students(run: Run, folder: Path) -> list[Trial]:
     chip, task = run.recipe.fpga, TASKS[run.recipe.data.task]
     rows = dataset.read(run.recipe.data, run.data.folder)
     with recipe_keys():
-        learnt, network = training.search_rows(
+        learnt, network = search_rows(
             chip, run.root, rows, task.labels(rows["train"]), teacher(run)
         )
     weighted = sum(step.kind != "sum" for step in network.steps) if network else 0

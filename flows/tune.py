@@ -17,12 +17,12 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
-from trivet import UserError, check, registry, report, workspace
+from trivet import UserError, check, registry, workspace
 from trivet.artifacts.artifact import HOUR, Artifact, Watch
 from trivet.artifacts.run import Run
 from trivet.backends.backend import Backend
 from trivet.config.recipe import Recipe, load
-from trivet.data import versions
+from trivet.data import dataset, versions
 from trivet.evaluate import parity
 from trivet.evaluate.score import Scored
 from trivet.flows.progress import console, done, progress, use_gpu
@@ -31,6 +31,7 @@ from trivet.fpga.stages.hls import HLS
 from trivet.fpga.stages.rtl import RTL
 from trivet.fpga.stages.student import STUDENT, registered
 from trivet.fpga.synthesis import SYNTHESIS
+from trivet.plugins import TASKS
 from trivet.records.check import Check
 from trivet.records.chip import ChipFacts
 from trivet.records.dataset import RunData
@@ -38,6 +39,8 @@ from trivet.records.lineage import Lineage, Registered
 from trivet.records.parity import ParityTable
 from trivet.records.record import Record, write_text
 from trivet.records.score import Baseline, Confusion, Curve, Point, Score
+from trivet.report import page as report
+from trivet.report.curve import curve_markdown
 from trivet.tuning.adapter import ADAPTER
 
 R = TypeVar("R", bound=Record)
@@ -213,13 +216,15 @@ def begin(recipe: Recipe, prefix: str = "") -> tuple[Run, Check]:
     fetch_student(run)
     checked = Check.read(build(run, check.CHECKED).result())
     write_text(run.folder / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
-    data = run.data
+    data, task = run.data, TASKS[recipe.data.task]
+    rows = dataset.read(recipe.data, data.folder)
     RunData(
         card=data.card,
         md5=data.md5,
         rows=checked.rows,
         tokens=checked.tokens,
         truncated=checked.truncated,
+        example=task.text(rows["test"][0]),
     ).write(run.folder)
     splits = [{"split": name, "rows": count} for name, count in checked.rows.items()]
     create_table_artifact(splits, key="data", description=f"{recipe.data.source}, {data.md5}")
@@ -241,17 +246,15 @@ def build_all(run: Run, tracked: str) -> dict[Backend, str]:
     """
     lost: dict[Artifact, str] = {}
     beside: dict[Artifact, Any] = {}
-    ahead, others = [], []
-    for artifact in run.artifacts():
-        (others if artifact.beside else ahead).append(artifact)
-    for artifact in ahead:
+    artifacts = run.artifacts()
+    for artifact in (a for a in artifacts if not a.beside):
         reason = next((lost[p] for p in artifact.parents(run.recipe) if p in lost), None)
         reason = reason or attempt(run, artifact, tracked)
         if reason:
             lost[artifact] = reason
             continue
-        for other in others:
-            if artifact in other.parents(run.recipe):
+        for other in artifacts:
+            if other.beside and artifact in other.parents(run.recipe):
                 beside[other] = build.submit(run, other)
         for backend in run.backends():
             if backend.artifact is artifact:
@@ -266,7 +269,7 @@ def attempt(run: Run, artifact: Artifact, tracked: str) -> str | None:
     state = build(run, artifact, tracked, return_state=True)
     if not state.is_failed():
         return None
-    error = state.result(raise_on_failure=False)
+    error: Any = state.result(raise_on_failure=False)
     if not (artifact.optional and isinstance(error, UserError)):
         raise error
     return str(error).rstrip(".")

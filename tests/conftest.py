@@ -65,3 +65,10 @@ def fresh_workspace(folder: Path) -> Path:
         }
         subprocess.run(["git", *words], cwd=folder, check=True, env=os.environ | author)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test's tier is the folder that it lies in."""
+    for item in items:
+        tier = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        item.add_marker(getattr(pytest.mark, tier))

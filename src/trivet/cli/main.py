@@ -9,10 +9,9 @@ import logging
 import os
 import warnings
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from click import Context, HelpFormatter
 from rich.text import Text
 from typer.core import TyperCommand
 
@@ -44,7 +43,7 @@ app.add_typer(chip.app, name="fpga")
 class WithBackends(TyperCommand):
     """A command whose help names the registered backends; they are looked up only then."""
 
-    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         from trivet.plugins import BACKENDS
 
         for parameter in self.params:

@@ -1,8 +1,15 @@
-"""A search's folder: what the trials of one search have in common makes its key."""
+"""A search: what its trials learn from, and what they have in common, which makes its key."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from trivet.config.fpga import Fpga
 from trivet.fpga.stages.student import CHIP, Student
+from trivet.fpga.training import Rows, distillation_targets, prepare, train_float
+from trivet.hw.network import Network
+from trivet.hw.search.trial import LearningRows
 
 if TYPE_CHECKING:
     from trivet.artifacts.run import Run
@@ -22,7 +29,21 @@ class Searched(Student):
         }
 
     def roots(self, recipe: Any) -> tuple[str, ...]:
-        return ("trivet.fpga.training", "trivet.hw.search.trial")
+        return (type(self).__module__,)
 
 
 SEARCHED = Searched()
+
+
+def search_rows(
+    chip: Fpga, root: Path, rows: Rows, labels: list[str], teacher: np.ndarray | None
+) -> tuple[LearningRows, Network | None]:
+    """What the trials of a search learn from and are judged by; the user's own network, trained,
+    where there is one.
+    """
+    own, inputs = prepare(chip, rows["train"], root)
+    lesson = distillation_targets(inputs, rows, labels, teacher)
+    right = np.array([labels.index(row["label"]) for row in rows["valid"]])
+    network = train_float(chip, root, inputs, lesson, chip.epochs) if own else None
+    judged = inputs.encode(rows["valid"])
+    return LearningRows(*lesson, judged, right, inputs.input_type), network

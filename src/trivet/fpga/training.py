@@ -20,9 +20,8 @@ from trivet.hw.fixed import FixedNetwork
 from trivet.hw.module import from_module
 from trivet.hw.network import Network
 from trivet.hw.qat import quantize
-from trivet.hw.search.trial import LearningRows
-from trivet.records.chip import Layer, StudentFacts
 from trivet.records.score import Baseline
+from trivet.records.student import Layer, StudentFacts
 from trivet.tasks.classify import logistic_regression
 from trivet.tasks.example import Row
 
@@ -94,8 +93,8 @@ def learn(
         # as many steps for the hard-label student as for the distilled one, or it would lose so
         few = distillation_targets(inputs, rows, labels, None)
         epochs = min(chip.epochs * len(lesson.x) // len(few.x), 20 * chip.epochs)
-        hard = accuracy(_train(chip, root, inputs, few, epochs), "test")
-    network = _train(chip, root, inputs, lesson, chip.epochs, ticking(0))
+        hard = accuracy(train_float(chip, root, inputs, few, epochs), "test")
+    network = train_float(chip, root, inputs, lesson, chip.epochs, ticking(0))
     fixed = quantize(
         network,
         *lesson,
@@ -130,21 +129,7 @@ def baseline(inputs: Inputs, rows: Rows) -> Baseline:
     return logistic_regression("logistic regression", scaler, 1.0, rows, flat)
 
 
-def search_rows(
-    chip: Fpga, root: Path, rows: Rows, labels: list[str], teacher: np.ndarray | None
-) -> tuple[LearningRows, Network | None]:
-    """What the trials of a search learn from and are judged by; the user's own network, trained,
-    where there is one.
-    """
-    own, inputs = prepare(chip, rows["train"], root)
-    lesson = distillation_targets(inputs, rows, labels, teacher)
-    right = np.array([labels.index(row["label"]) for row in rows["valid"]])
-    network = _train(chip, root, inputs, lesson, chip.epochs) if own else None
-    judged = inputs.encode(rows["valid"])
-    return LearningRows(*lesson, judged, right, inputs.input_type), network
-
-
-def _train(
+def train_float(
     chip: Fpga,
     root: Path,
     inputs: Inputs,

@@ -4,6 +4,7 @@ A row is a text, or numbers [features], [length, channels] or token ids [length]
 student alone. Not covered: several labels a row.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,9 @@ class Classify(Task):
 
     def question(self, text: str) -> Row:
         return {"text": text}
+
+    def text(self, row: Row) -> str:
+        return row["text"] if "text" in row else json.dumps(row["x"])
 
     def answer(self, logits: np.ndarray, row: Row, labels: list[str]) -> Answer:
         odds = np.exp(logits[0].astype(np.float64) - logits[0].max())

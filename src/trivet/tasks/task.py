@@ -45,10 +45,10 @@ class Task(ABC):
     `shapes`: the files it reads, the first that fits. `inputs`: what of a row is the question, for
     whoever must not see its answer. `prompt`: where the recipe names none;
     `first_prompt`: that of cards of version 1, where it was fixed.
-    `goal`: what a model is tuned to do, after "to". `head`: transformers' auto class; `peft_type`: PEFT's name of it. `new_head`: whether that head
-    is new, with a row for each label. `taught`: whether a student can learn its answers from a
-    teacher: one label a row. `talks`: whether its answer is a reply. `metric`: its first metric;
-    `lower_is_better`: of that metric.
+    `goal`: what a model is tuned to do, after "to". `head`: transformers' auto class; `peft_type`:
+    PEFT's name of it. `new_head`: whether that head is new, with a row for each label. `taught`:
+    whether a student can learn its answers from a teacher: one label a row. `talks`: whether its
+    answer is a reply. `metric`: its first metric; `lower_is_better`: of that metric.
     """
 
     name: ClassVar[str]

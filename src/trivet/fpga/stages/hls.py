@@ -5,12 +5,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from trivet.artifacts.artifact import Watch
+from trivet.backends.backend import Usage
 from trivet.fpga.stages.compiled import Compiled, CompiledBackend, sign, test_rows
 from trivet.fpga.stages.student import STUDENT
 from trivet.plugins import ARTIFACTS, BACKENDS
 
 if TYPE_CHECKING:
     from trivet.artifacts.run import Run
+
+SCRIPT = "build_prj.tcl"  # of hls4ml; it lies where its writer put it
 
 
 class Hls(Compiled):
@@ -37,6 +40,7 @@ class Hls(Compiled):
 
 
 HLS = ARTIFACTS.add(Hls())
+SCRIPT = "build_prj.tcl"  # hls4ml's own
 
 
 class HlsCsim(CompiledBackend):
@@ -48,6 +52,15 @@ class HlsCsim(CompiledBackend):
         from trivet.hw.hls.simulation import CSim
 
         return CSim(folder)
+
+    def usage(self, run: Path) -> Usage:
+        script = next((run / HLS.name).rglob(SCRIPT), run / HLS.name / SCRIPT)
+        where = script.parent.relative_to(run).as_posix()
+        return Usage(
+            "An hls4ml project: C++ in firmware/, and a script that synthesizes it where Vitis is "
+            "installed. The C simulation needs only g++.",
+            f"cd runs/{run.name}/{where} && vitis_hls -f {SCRIPT}",
+        )
 
 
 BACKENDS.add(HlsCsim())

