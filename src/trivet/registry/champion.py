@@ -62,7 +62,8 @@ def write(run: "Run", model: Model, folder: Path) -> None:
     """The run as the MLflow model `model` in `folder`, an absent or empty one."""
     backend = choose(run.folder, None)
     example = _example(run)
-    signature = infer_signature(example, Champion(run.folder, backend.name).predict(example))
+    answers = Champion(run.folder, backend.name).predict(example.head(1))
+    signature = infer_signature(example, answers)
     flavors.add(model, run.folder)
     mlflow.pyfunc.save_model(
         folder,
@@ -78,6 +79,8 @@ def write(run: "Run", model: Model, folder: Path) -> None:
             shutil.copytree(source, folder / artifact.name, copy_function=_link)
     _link(run.folder / "recipe.json", folder / "recipe.json")
     flavors.link_components(run.folder, folder, _link)
+    model.model_size_bytes = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    model.save(folder / "MLmodel")
 
 
 def _example(run: "Run") -> pd.DataFrame:

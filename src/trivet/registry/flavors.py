@@ -8,12 +8,12 @@ as all files of a run are. So the flavour is the int8 graph; ONNX Runtime has no
 """
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx
 from mlflow.models import Model
-from mlflow.transformers.flavor_config import build_flavor_config_from_local_checkpoint
 from onnx.external_data_helper import uses_external_data
 
 from trivet.plugins import BACKENDS, TASKS
@@ -52,19 +52,30 @@ def _checkpoint(run: Path) -> Path | None:
 
 
 def _transformers(checkpoint: Path) -> dict[str, Any]:
+    """What MLflow's loader reads. Its own builder of this, `build_flavor_config_…`, fails on the
+    pipelines of transformers 5, and would name the base by this machine's folder.
+    """
+    from transformers import AutoConfig
     from transformers.pipelines import PIPELINE_REGISTRY
 
     card = Card.read(checkpoint)
     head = TASKS[card.task].head
-    pipeline = next(
-        name
+    name, entry = next(
+        (name, entry)
         for name, entry in PIPELINE_REGISTRY.supported_tasks.items()
         if head in (kind.__name__ for kind in entry["pt"])
     )
-    flavor = build_flavor_config_from_local_checkpoint(str(checkpoint), pipeline)
-    # its own word for the base is this machine's folder
-    base = {"source_model_name": Path(card.model.base).name, "model_binary": checkpoint.name}
-    return flavor | base
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=card.model.trust_remote_code)
+    return {
+        "task": name,
+        "instance_type": str(entry["impl"]).rpartition(".")[2],
+        "pipeline_model_type": config.architectures[0],
+        "source_model_name": Path(card.model.base).name,
+        "model_binary": checkpoint.name,
+        "components": ["tokenizer"],
+        "tokenizer_type": "AutoTokenizer",
+        "transformers_version": version("transformers"),
+    }
 
 
 def _graph(run: Path) -> Path | None:
