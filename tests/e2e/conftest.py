@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import fresh_workspace
+from workspaces import fresh_workspace
 
 Trivet = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -1,7 +1,7 @@
 """A tuning method is one file: this one. Nothing in the product knows of it.
 
-It trains the norms' weights alone and nothing else of the base ("LN tuning", which PEFT has), which
-merges; its twin says that it does not.
+It scales keys, values and the MLP's inputs by a trained vector (IA³, Liu et al. 2022, which PEFT
+has), which merges; its twin says that it does not.
 """
 
 import json
@@ -13,21 +13,28 @@ from trivet.plugins import METHODS
 from trivet.records.check import Coverage
 
 
-@METHODS.add
-class ToyNorms(Method):
-    name = "toy-norms"
+SCALED = ("k_proj", "v_proj", "down_proj")
 
-    method: Literal["toy-norms"] = "toy-norms"
-    norms: list[str] = ["input_layernorm", "post_attention_layernorm"]  # noqa: RUF012
+
+@METHODS.add
+class ToyScales(Method):
+    name = "toy-scales"
+
+    method: Literal["toy-scales"] = "toy-scales"
+    scaled: list[str] = list(SCALED)
 
     def adapt(self, model: Any, task: Any) -> Any:
-        from peft import LNTuningConfig, TaskType, get_peft_model
+        from peft import IA3Config, TaskType, get_peft_model
 
-        config = LNTuningConfig(target_modules=self.norms, task_type=TaskType[task.peft_type])
+        config = IA3Config(
+            target_modules=self.scaled,
+            feedforward_modules=["down_proj"],
+            task_type=TaskType[task.peft_type],
+        )
         return get_peft_model(model, config)
 
     def coverage(self, model: Any, task: Any) -> Coverage:
-        counts = {n: sum(m.endswith(n) for m, _ in model.named_modules()) for n in self.norms}
+        counts = {n: sum(m.endswith(n) for m, _ in model.named_modules()) for n in self.scaled}
         trainable, total = self.adapt(model, task).get_nb_trainable_parameters()
         return Coverage(modules=counts, trainable=trainable, total=total)
 
@@ -36,7 +43,7 @@ class ToyNorms(Method):
 
 
 @METHODS.add
-class ToyStays(ToyNorms):
+class ToyStays(ToyScales):
     name = "toy-stays"
     merges = False
 
@@ -44,7 +51,7 @@ class ToyStays(ToyNorms):
 
 
 def test_a_method_trains_merges_and_is_proven(trivet: Any, clone: Path, small: list[str]) -> None:
-    words = [*small, "tune.method=toy-norms", "tune.learning_rate=0.01", "track.model=toy-norms"]
+    words = [*small, "tune.method=toy-scales", "tune.learning_rate=0.01", "track.model=toy-scales"]
     done = trivet("run", "home.toml", *words, "--json", plugin="test_toy_method")
     table = json.loads(done.stdout.splitlines()[-1])
     assert [s["backend"] for s in table["stages"]] == [
@@ -57,7 +64,7 @@ def test_a_method_trains_merges_and_is_proven(trivet: Any, clone: Path, small: l
     assert merged["agreement"] == 1 and merged["passed"]
     folder = clone / "runs" / table["run"]
     assert json.loads((folder / "adapter" / "adapter_config.json").read_text())["peft_type"] == (
-        "LN_TUNING"
+        "IA3"
     )
     curve = json.loads((folder / "curve.json").read_text())["points"]
     assert curve[-1]["train_loss"] < curve[0]["train_loss"]
@@ -66,7 +73,7 @@ def test_a_method_trains_merges_and_is_proven(trivet: Any, clone: Path, small: l
     base = load_file(Path(small[0].partition("=")[2]) / "model.safetensors")
     tuned = load_file(folder / "merged" / "model.safetensors")
     changed = {name for name in base if name in tuned and not tuned[name].equal(base[name])}
-    assert changed and all("layernorm" in name for name in changed)
+    assert changed and all(any(part in n for part in SCALED) for n in changed)
 
 
 def test_a_method_that_does_not_merge_says_so(trivet: Any, clone: Path, small: list[str]) -> None:
@@ -80,5 +87,5 @@ def test_a_method_that_does_not_merge_says_so(trivet: Any, clone: Path, small: l
 
 
 def test_without_the_file_the_method_is_unknown(trivet: Any, small: list[str]) -> None:
-    done = trivet("check", "home.toml", "tune.method=toy-norms", rc=2)
-    assert "tune.method = 'toy-norms': there is no such method; known: lora" in done.stderr
+    done = trivet("check", "home.toml", "tune.method=toy-scales", rc=2)
+    assert "tune.method = 'toy-scales': there is no such method; known: lora" in done.stderr

@@ -142,8 +142,8 @@ def validate(tree: dict[str, Any], overrides: list[str] | None, source: str) -> 
     try:
         return Recipe.model_validate(tree)
     except ValidationError as e:
-        reasons = [words for error in e.errors() for words in _explain(error)]
-        raise UserError(f"{source}: {'; '.join(reasons)}.") from None
+        reasons = "; ".join(_explain(error, tree) for error in e.errors())
+        raise UserError(f"{source}: {reasons}.") from None
 
 
 def _override(tree: dict[str, Any], item: str) -> None:
@@ -162,26 +162,26 @@ def _override(tree: dict[str, Any], item: str) -> None:
     tree[last] = value
 
 
-def _explain(error: Any, section: Any = Recipe, at: tuple[Any, ...] = ()) -> list[str]:
-    """One pydantic error in words; a section that has its own model brings several."""
-    place = (*at, *error["loc"])
-    key = ".".join(map(str, place))
-    if error["type"] == "value_error":
-        inner = error["ctx"]["error"]
-        if isinstance(inner, ValidationError):
-            own = {"Gates": gates_section()}.get(inner.title) or _method(inner.title)
-            return [words for e in inner.errors() for words in _explain(e, own, place)]
-        return [str(inner)]
+def _explain(error: Any, tree: dict[str, Any]) -> str:
+    key = ".".join(str(p) for p in error["loc"])
     if error["type"] == "extra_forbidden":
+        section: Any = Recipe
         for part in error["loc"][:-1]:
-            kind = section.model_fields[part].annotation
-            section = next((k for k in get_args(kind) if k is not type(None)), kind)
+            section = _section(section, part, tree)
         known = ", ".join(section.model_fields)
-        return [f"unknown key {key} (value {error['input']!r}); known: {known}"]
+        return f"unknown key {key} (value {error['input']!r}); known: {known}"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
     if error["type"] == "missing":
-        return [f"{key} is missing"]
-    return [f"{key} = {error['input']!r}: {error['msg'].lower()}"]
+        return f"{key} is missing"
+    return f"{key} = {error['input']!r}: {error['msg'].lower()}"
 
 
-def _method(title: str) -> type[Method]:
-    return next(m for m in METHODS.values() if m.__name__ == title)
+def _section(section: Any, part: str, tree: dict[str, Any]) -> Any:
+    """The model of a section of the recipe; two of them are their plug-ins'."""
+    if part == "tune":
+        return METHODS[tree[part].get("method", DEFAULT_METHOD)]
+    if part == "gates":
+        return gates_section()
+    kind = section.model_fields[part].annotation
+    return next((k for k in get_args(kind) if k is not type(None)), kind)
