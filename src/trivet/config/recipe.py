@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import (
+    BaseModel,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -142,7 +143,7 @@ def validate(tree: dict[str, Any], overrides: list[str] | None, source: str) -> 
     try:
         return Recipe.model_validate(tree)
     except ValidationError as e:
-        reasons = [words for error in e.errors() for words in _explain(error)]
+        reasons = [_explain(error, tree) for error in e.errors()]
         raise UserError(f"{source}: {'; '.join(reasons)}.") from None
 
 
@@ -162,26 +163,28 @@ def _override(tree: dict[str, Any], item: str) -> None:
     tree[last] = value
 
 
-def _explain(error: Any, section: Any = Recipe, at: tuple[Any, ...] = ()) -> list[str]:
-    """One pydantic error in words; a section that has its own model brings several."""
-    place = (*at, *error["loc"])
-    key = ".".join(map(str, place))
+def _explain(error: Any, tree: dict[str, Any]) -> str:
+    """One pydantic error of a recipe's tree in words."""
+    key = ".".join(map(str, error["loc"]))
     if error["type"] == "value_error":
-        inner = error["ctx"]["error"]
-        if isinstance(inner, ValidationError):
-            own = {"Gates": gates_section()}.get(inner.title) or _method(inner.title)
-            return [words for e in inner.errors() for words in _explain(e, own, place)]
-        return [str(inner)]
+        return str(error["ctx"]["error"])
     if error["type"] == "extra_forbidden":
-        for part in error["loc"][:-1]:
+        known = ", ".join(_section(error["loc"][:-1], tree).model_fields)
+        return f"unknown key {key} (value {error['input']!r}); known: {known}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key} = {error['input']!r}: {error['msg'].lower()}"
+
+
+def _section(place: tuple[Any, ...], tree: dict[str, Any]) -> type[BaseModel]:
+    """The model that reads a section; those of `[tune]` and `[gates]` are chosen on reading."""
+    section: Any = Recipe
+    for depth, part in enumerate(place):
+        if (depth, part) == (0, "tune"):
+            section = METHODS[tree["tune"].get("method", DEFAULT_METHOD)]
+        elif (depth, part) == (0, "gates"):
+            section = gates_section()
+        else:
             kind = section.model_fields[part].annotation
             section = next((k for k in get_args(kind) if k is not type(None)), kind)
-        known = ", ".join(section.model_fields)
-        return [f"unknown key {key} (value {error['input']!r}); known: {known}"]
-    if error["type"] == "missing":
-        return [f"{key} is missing"]
-    return [f"{key} = {error['input']!r}: {error['msg'].lower()}"]
-
-
-def _method(title: str) -> type[Method]:
-    return next(m for m in METHODS.values() if m.__name__ == title)
+    return section  # type: ignore[no-any-return]
