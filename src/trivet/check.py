@@ -166,9 +166,11 @@ def _student(recipe: Recipe, rows: list[Row], root: Path, task: Task) -> str:
     """The chip's network in words; UserError where it could not be built."""
     import numpy as np
 
+    from trivet.fpga.errors import recipe_keys
     from trivet.fpga.training import prepare
 
-    network, inputs = prepare(recipe.fpga, rows, root)
+    with recipe_keys():
+        network, inputs = prepare(recipe.fpga, rows, root)
     classes = len(task.labels(rows))
     if network and network.shapes[-1] != (classes,):
         raise UserError(
