@@ -20,17 +20,20 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.profiler import ProfilerActivity
-from trivet.flows.recipe import Model, load
-from trivet.flows.steps import data, train
-from trivet.flows.steps import model as base
-from trivet.flows.steps.render import Example, render
 
+from trivet.config.data import Model
+from trivet.config.recipe import load
+from trivet.data import dataset, versions
 from trivet.kernels import patch
+from trivet.plugins import TASKS
+from trivet.tasks.example import Example
+from trivet.tasks.tokenizer import load_tokenizer
+from trivet.tuning import base, loop
 
 THREADS, SEED, TURNS = 1, 0, 5
 ROWS, LENGTH = 4, 256
 PACKED_STEPS, PACKED_ROWS = 12, 16
-PEERS = {"bf16": ("peft", "peft-autocast", "trivet"), "fp32": ("peft", "trivet")}
+BASELINES = {"bf16": ("peft", "peft-autocast", "trivet"), "fp32": ("peft", "trivet")}
 NAMES = {"peft": "PEFT", "peft-autocast": "PEFT, autocast", "trivet": "Trivet"}
 CPU = ProfilerActivity.CPU
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -39,13 +42,17 @@ Step = Callable[..., float]
 
 def adapted(peer: str, precision: str) -> Any:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    whole = base.load(base.base_folder(Model()), "generate", [], dtype)
+    whole = base.load(_base(), TASKS["generate"], [], dtype)
     torch.manual_seed(SEED)
     config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(whole, config).train()
     if peer == "trivet":
-        patch.patch(model)
+        patch(model)
     return model
+
+
+def _base() -> Path:
+    return base.base_folder(base.resolve(Model()))
 
 
 def autocast(peer: str, precision: str) -> torch.autocast:
@@ -68,16 +75,16 @@ def full_rows() -> dict[str, torch.Tensor]:
 
 def speed(precision: str) -> dict[str, float]:
     """Median seconds a step, for each peer; they take turns."""
-    models = {peer: adapted(peer, precision) for peer in PEERS[precision]}
-    taken: dict[str, list[float]] = {peer: [] for peer in models}
+    models = {peer: adapted(peer, precision) for peer in BASELINES[precision]}
+    seconds: dict[str, list[float]] = {peer: [] for peer in models}
     for turn in range(TURNS + 1):
         for peer, model in models.items():
             start = time.perf_counter()
             step(model, peer, precision, full_rows())
             model.zero_grad()
             if turn:  # the first warms up
-                taken[peer].append(time.perf_counter() - start)
-    return {peer: statistics.median(values) for peer, values in taken.items()}
+                seconds[peer].append(time.perf_counter() - start)
+    return {peer: statistics.median(values) for peer, values in seconds.items()}
 
 
 def memory(peer: str, precision: str) -> dict[str, float]:
@@ -98,9 +105,9 @@ def memory(peer: str, precision: str) -> dict[str, float]:
 def chat() -> list[list[Example]]:
     """Batches of the chat data at its real lengths, in random order."""
     recipe = load("chat.toml")
-    rows = data.read(recipe, data.version(recipe, DOCS.parent).folder)["train"]
-    tokenizer = base.load_tokenizer(base.base_folder(Model()))
-    examples = render(rows, recipe.data, [], tokenizer).examples
+    rows = dataset.read(recipe.data, versions.version(recipe.data, DOCS.parent).folder)["train"]
+    task = TASKS["generate"]
+    examples = task.tokenize(rows, recipe.data, [], load_tokenizer(_base())).examples
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(SEED)).tolist()
     picked = [examples[i] for i in order[: PACKED_STEPS * PACKED_ROWS]]
     return [picked[i : i + PACKED_ROWS] for i in range(0, len(picked), PACKED_ROWS)]
@@ -108,26 +115,26 @@ def chat() -> list[list[Example]]:
 
 def packing(precision: str) -> dict[str, Any]:
     """Padded stock PEFT against packed rows on our kernels: tokens/s and the two loss curves."""
-    batches, found = chat(), {}
+    batches, rates = chat(), {}
     peers = {"peft-autocast" if precision == "bf16" else "peft": False, "trivet": True}
     models = {peer: adapted(peer, precision) for peer in peers}
     optimizers = {p: torch.optim.AdamW(_trained(m), lr=2e-4) for p, m in models.items()}
-    taken: dict[str, list[float]] = {peer: [] for peer in peers}
+    seconds: dict[str, list[float]] = {peer: [] for peer in peers}
     curves: dict[str, list[float]] = {peer: [] for peer in peers}
     for batch in batches:
         for peer, packed in peers.items():
             start = time.perf_counter()
-            inputs = train.labelled(batch, models[peer], packed)
+            inputs = loop.labelled(batch, models[peer], packed)
             curves[peer].append(step(models[peer], peer, precision, inputs))
             optimizers[peer].step()
             optimizers[peer].zero_grad()
-            taken[peer].append(time.perf_counter() - start)
+            seconds[peer].append(time.perf_counter() - start)
     tokens = [sum(len(e.ids) for e in batch) for batch in batches]
     padded = [PACKED_ROWS * max(len(e.ids) for e in batch) for batch in batches]
     for peer in peers:
-        rate = sum(tokens[1:]) / sum(taken[peer][1:])  # the first step warms up
-        found[peer] = {"tokens_per_second": rate, "losses": curves[peer]}
-    return found | {"padded_tokens": sum(padded), "real_tokens": sum(tokens)}
+        rate = sum(tokens[1:]) / sum(seconds[peer][1:])  # the first step warms up
+        rates[peer] = {"tokens_per_second": rate, "losses": curves[peer]}
+    return rates | {"padded_tokens": sum(padded), "real_tokens": sum(tokens)}
 
 
 def _trained(model: Any) -> list[Any]:
@@ -135,16 +142,16 @@ def _trained(model: Any) -> list[Any]:
 
 
 def measure() -> dict[str, Any]:
-    found: dict[str, Any] = {"machine": _machine(), "threads": THREADS, "seed": SEED, "steps": {}}
-    for precision, peers in PEERS.items():
+    record: dict[str, Any] = {"machine": _machine(), "threads": THREADS, "seed": SEED, "steps": {}}
+    for precision, peers in BASELINES.items():
         rows = {peer: {"seconds": value} for peer, value in speed(precision).items()}
         for peer in peers:
             words = [sys.executable, __file__, "memory", peer, precision]
             done = subprocess.run(words, capture_output=True, text=True, check=True)
             rows[peer] |= json.loads(done.stdout.splitlines()[-1])
-        found["steps"][precision] = rows
-        found.setdefault("packing", {})[precision] = packing(precision)
-    return found
+        record["steps"][precision] = rows
+        record.setdefault("packing", {})[precision] = packing(precision)
+    return record
 
 
 def _machine() -> str:
@@ -156,18 +163,18 @@ def _machine() -> str:
     )
 
 
-def table(found: dict[str, Any]) -> str:
+def table(record: dict[str, Any]) -> str:
     lines = [
         "# A training step on the CPU",
         "",
         f"SmolLM2-135M-Instruct, rank 16 on all linear layers, {ROWS} × {LENGTH} tokens, forward "
-        f"and backward, {found['threads']} thread, seed {found['seed']}, {found['machine']}. "
+        f"and backward, {record['threads']} thread, seed {record['seed']}, {record['machine']}. "
         f"Medians of {TURNS} steps, the peers taking turns. Made by `benchmarks/kernels_cpu.py`.",
         "",
         "| precision | | seconds a step | speed | saved for backward | peak memory |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    for precision, rows in found["steps"].items():
+    for precision, rows in record["steps"].items():
         ours = rows["trivet"]
         for peer, row in rows.items():
             ratio = [
@@ -191,7 +198,7 @@ def table(found: dict[str, Any]) -> str:
         "largest difference of the losses |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for precision, row in found["packing"].items():
+    for precision, row in record["packing"].items():
         (peft,) = (row[p] for p in row if p.startswith("peft"))
         ours = row["trivet"]
         gap = max(abs(a - b) / a for a, b in zip(peft["losses"], ours["losses"], strict=True))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypedDict
 from uuid import UUID
 
 from trivet import UserError
-from trivet.flows.servers import Servers
+from trivet.flows.server_state import WORK_POOL, Servers, http_get
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -51,6 +51,8 @@ def deploy(root: Path, servers: Servers) -> None:
 
     Raises UserError with Prefect's own words when prefect.yaml or its entry point is at fault.
     """
+    # Prefect refuses a deployment to a pool that its worker, still starting, has not made yet.
+    http_get(f"{servers.prefect_api}/work_pools/", {"name": WORK_POOL, "type": "process"})
     here = {"PWD": str(root.resolve()), "PYTHONSAFEPATH": "1"}
     result = subprocess.run(
         [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"],

@@ -39,8 +39,8 @@ from trivet.records.lineage import Lineage, Registered
 from trivet.records.parity import ParityTable
 from trivet.records.record import Record, write_text
 from trivet.records.score import Baseline, Confusion, Curve, Point, Score
-from trivet.report import curve as curves
 from trivet.report import page as report
+from trivet.report.curve import curve_markdown
 from trivet.tuning.adapter import ADAPTER
 
 R = TypeVar("R", bound=Record)
@@ -136,7 +136,7 @@ def _show(table: ParityTable, curve: Curve | None) -> None:
     verdict = "promoted" if table.promoted else "refused"
     create_table_artifact(rows, key="parity", description=f"{table.run}: {verdict}")
     if curve:
-        markdown = curves.markdown(curve.points)
+        markdown = curve_markdown(curve)
         create_markdown_artifact(markdown, key="loss-curve", description="Loss curve")
 
 
@@ -246,17 +246,15 @@ def build_all(run: Run, tracked: str) -> dict[Backend, str]:
     """
     lost: dict[Artifact, str] = {}
     beside: dict[Artifact, Any] = {}
-    ahead, others = [], []
-    for artifact in run.artifacts():
-        (others if artifact.beside else ahead).append(artifact)
-    for artifact in ahead:
+    artifacts = run.artifacts()
+    for artifact in (a for a in artifacts if not a.beside):
         reason = next((lost[p] for p in artifact.parents(run.recipe) if p in lost), None)
         reason = reason or attempt(run, artifact, tracked)
         if reason:
             lost[artifact] = reason
             continue
-        for other in others:
-            if artifact in other.parents(run.recipe):
+        for other in artifacts:
+            if other.beside and artifact in other.parents(run.recipe):
                 beside[other] = build.submit(run, other)
         for backend in run.backends():
             if backend.artifact is artifact:
@@ -271,7 +269,7 @@ def attempt(run: Run, artifact: Artifact, tracked: str) -> str | None:
     state = build(run, artifact, tracked, return_state=True)
     if not state.is_failed():
         return None
-    error = state.result(raise_on_failure=False)
+    error: Any = state.result(raise_on_failure=False)
     if not (artifact.optional and isinstance(error, UserError)):
         raise error
     return str(error).rstrip(".")

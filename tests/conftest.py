@@ -1,8 +1,6 @@
 """What several test files share. Run all: make test; one: .venv/bin/pytest tests/test_train.py"""
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton: kernels run without a GPU
@@ -10,11 +8,11 @@ os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton: kerne
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from workspaces import REPOSITORY, fresh_workspace
 
 from trivet.config.data import Model
 
 torch.set_num_threads(2)
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -43,25 +41,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def fresh_workspace(folder: Path) -> Path:
-    """data.dvc, DVC's settings, the deployment and the ignore rules, committed."""
-    folder.mkdir()
-    for name in (
-        "data.dvc",
-        ".dvcignore",
-        ".gitignore",
-        "prefect.yaml",
-        ".dvc/config",
-        ".dvc/.gitignore",
-    ):
-        if (REPOSITORY / name).exists():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "workspace"]):
-        author = {
-            f"GIT_{who}_{what}": "test@example.com"
-            for who in ("AUTHOR", "COMMITTER")
-            for what in ("NAME", "EMAIL")
-        }
-        subprocess.run(["git", *words], cwd=folder, check=True, env=os.environ | author)
-    return folder
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test's tier is the folder that it lies in."""
+    for item in items:
+        tier = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        item.add_marker(getattr(pytest.mark, tier))

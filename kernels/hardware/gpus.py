@@ -55,9 +55,11 @@ class Gpu(Roof):
     shared: int
 
 
+# of the modelled target's multiprocessor; each program on it takes up the reserved bytes too
+REGISTERS, THREADS, SHARED, SHARED_RESERVED = 65536, 2048, 228 << 10, 1 << 10
 TARGETS: dict[str, Gpu] = {
     "sm_80": Gpu(312e12, 2.039e12, "cuda", 80, 32, 9.75e12, 40 << 20, 108, 163 << 10),
-    "sm_90": Gpu(989e12, 3.35e12, "cuda", 90, 32, 33.5e12, 50 << 20, 132, 227 << 10),
+    "sm_90": Gpu(989e12, 3.35e12, "cuda", 90, 32, 33.5e12, 50 << 20, 132, SHARED - SHARED_RESERVED),
     "sm_100": Gpu(2250e12, 8.0e12, "cuda", 100, 32, 37.5e12, 126 << 20, 148, 227 << 10),
     "gfx942": Gpu(1307.4e12, 5.3e12, "hip", "gfx942", 64, 81.7e12, 256 << 20, 304, 64 << 10),
 }
@@ -72,8 +74,6 @@ PRODUCTS: dict[str, Roof] = {
 }
 SECTOR = 32  # bytes that memory and the L2 move at least
 LAUNCH = 3e-6  # seconds from one kernel to the next
-# of the modelled target's multiprocessor
-REGISTERS, THREADS, SHARED, SHARED_RESERVED = 65536, 2048, 228 << 10, 1 << 10
 
 
 def nvidia_target(major: int) -> str:

@@ -118,6 +118,15 @@ def _interpret() -> None:
         )
 
 
+def refusals(record: Row) -> list[str]:
+    """What speaks against shipping, a sentence each: the compile gate's, and errors too large."""
+    return record["faults"] + [
+        f"{r['op']}: error {r['ratio']:.3g} × eager's, at most {r['bound']:g} is allowed"
+        for r in record["errors"]
+        if not r["ratio"] <= r["bound"]
+    ]
+
+
 def summary(record: Row) -> list[Row]:
     """One row for each operator and kernel, worst over variants; what the table shows."""
     by_op = {row["op"]: row for row in record["errors"]}

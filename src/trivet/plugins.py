@@ -109,6 +109,7 @@ ARTIFACTS: "Registry[Artifact]" = Registry(
     "artifact",
     "trivet.tuning.adapter",
     "trivet.export",
+    "trivet.evaluate.baseline",
     "trivet.fpga",
     "trivet.fpga.stages",
 )

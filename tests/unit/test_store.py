@@ -138,6 +138,7 @@ def test_a_builder_killed_in_make_leaves_it_absent_and_the_same_call_goes_on(
     builder = start(tmp_path, log, 0.05, *words)
     part = tmp_path / ".trivet" / "store" / "adapter-1.part"
     while not (part / "3.txt").exists():
+        assert builder.poll() is None
         time.sleep(0.005)
     builder.send_signal(signal.SIGKILL)
     builder.communicate()
@@ -245,9 +246,12 @@ def test_two_clones_share_a_remote(tmp_path: Path, memory: str) -> None:
 def test_the_second_of_two_builders_takes_the_first_ones_bytes(tmp_path: Path, memory: str) -> None:
     one, two = Store.at(tmp_path / "one"), Store.at(tmp_path / "two")
 
+    def quick(folder: Path) -> None:
+        (folder / "who").write_text("one")
+
     def slow(folder: Path) -> None:
         (folder / "who").write_text("two")
-        one.build("adapter-1", lambda folder: (folder / "who").write_text("one") and None)
+        one.build("adapter-1", quick)
 
     assert (two.build("adapter-1", slow) / "who").read_text() == "one"
     assert (one.path("adapter-1") / "who").read_text() == "one"

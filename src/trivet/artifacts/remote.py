@@ -17,26 +17,26 @@ the folder); an S3 server that refuses `If-None-Match` (one that ignores it leav
 window of milliseconds); parts of a killed multipart upload (set a lifecycle rule on the bucket).
 """
 
-import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import ValidationError
 
 from trivet import UserError
+from trivet.artifacts.manifest import File, Manifest, differing
 
 VARIABLE = "TRIVET_STORE"
 CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)"
 FILES = 4  # at once, each with as many parts at once
-PART = 16 * 2**20  # bytes; at most FILES * FILES parts are in memory; 10,000 make a file of 160 GB
+PART = 8 * 2**20  # bytes; at most FILES * FILES parts are in memory
 S3: dict[str, Any] = {  # a server that is gone is reported within seconds; s3fs alone: minutes
     "use_listings_cache": False,
     "skip_instance_cache": True,  # the environment may have changed
@@ -49,47 +49,6 @@ S3: dict[str, Any] = {  # a server that is gone is reported within seconds; s3fs
     },
 }
 log = logging.getLogger(__name__)
-
-
-class File(BaseModel):
-    """`path` is relative to the artifact, with /; `size` in bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    path: str
-    size: int
-    sha256: str
-    executable: bool = False
-
-    @field_validator("path")
-    @classmethod
-    def _inside(cls, path: str) -> str:
-        return _inside(path)
-
-
-class Manifest(BaseModel):
-    """What an artifact consists of; `upload` is the builder's prefix, `folders` are all of them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    version: Literal[1] = 1
-    name: str
-    upload: str
-    folders: list[str]
-    files: list[File]
-
-    @field_validator("folders")
-    @classmethod
-    def _folders_inside(cls, folders: list[str]) -> list[str]:
-        return [_inside(folder) for folder in folders]
-
-    @classmethod
-    def of(cls, name: str, upload: str, folder: Path) -> "Manifest":
-        folders, paths = [], []
-        for place, below, names in os.walk(folder, followlinks=True):
-            folders += [(Path(place) / one).relative_to(folder).as_posix() for one in below]
-            paths += [Path(place) / one for one in names]
-        with ThreadPoolExecutor(FILES) as pool:
-            files = list(pool.map(lambda path: _file(folder, path), sorted(paths)))
-        return cls(name=name, upload=upload, folders=sorted(folders), files=files)
 
 
 class Remote:
@@ -132,15 +91,15 @@ class Remote:
         """The artifact's files into `folder`; those that lie there intact are not fetched."""
         for sub in manifest.folders:
             (folder / sub).mkdir(parents=True, exist_ok=True)
-        missing = _differing(folder, manifest.files)
+        missing = differing(folder, manifest.files)
         log.info("%s: %.1f MB from %s", manifest.name, _megabytes(missing), self.url)
-        keys = [self._key(manifest, file) for file in missing]
+        pairs = [(self._key(manifest, f), str(folder / f.path)) for f in missing]
         with self._in_words(f"fetching {manifest.name}"):
             try:
-                self._fs.get(keys, [str(folder / f.path) for f in missing], **self._transfer)
+                self._transfer(self._fs.get_file, pairs, missing)
             except FileNotFoundError as error:
                 raise self._damaged(manifest.name, f"an object is gone: {error}") from error
-        damaged = _differing(folder, missing)
+        damaged = differing(folder, missing)
         for file in damaged:
             (folder / file.path).unlink(missing_ok=True)
         if damaged:
@@ -164,8 +123,8 @@ class Remote:
                 sizes = {key: entry["size"] for key, entry in there.items()}
                 missing = [f for f in ours.files if sizes.get(self._key(ours, f)) != f.size]
                 log.info("%s: %.1f MB to %s", name, _megabytes(missing), self.url)
-                keys = [self._key(ours, file) for file in missing]
-                self._fs.put([str(folder / f.path) for f in missing], keys, **self._transfer)
+                pairs = [(str(folder / f.path), self._key(ours, f)) for f in missing]
+                self._transfer(self._fs.put_file, pairs, missing)
                 standing = self._create(ours)
             if standing.upload != upload:
                 for key in self._fs.find(f"{self._root}/{name}/{upload}"):
@@ -236,10 +195,17 @@ class Remote:
     def _where(self) -> str:
         return f" at {self.endpoint}" if self.endpoint and self._is_s3 else ""
 
-    @property
-    def _transfer(self) -> dict[str, Any]:
-        parallel = {"batch_size": FILES} if self._fs.async_impl else {}
-        return parallel | ({"chunksize": PART} if self._is_s3 else {})
+    def _transfer(
+        self, copy: Callable[..., None], pairs: list[tuple[str, str]], files: list[File]
+    ) -> None:
+        """`copy(from, to)` for each file, FILES at once; after a failure no further one begins."""
+
+        def one(pair: tuple[str, str], file: File) -> None:
+            parts = {"chunksize": max(PART, file.size // 9_999)}  # S3 takes 10,000 a file
+            copy(*pair, **(parts if self._is_s3 else {}))
+
+        with ThreadPoolExecutor(FILES) as pool:
+            list(pool.map(one, pairs, files))
 
     def _key(self, manifest: Manifest, file: File) -> str:
         """Quoted: s3fs takes a ? in a name for the start of a version."""
@@ -289,43 +255,6 @@ class Remote:
             f"{VARIABLE}={self.url}: {name} is damaged: {reason}. Remove {self.url}/{name}.json "
             f"and {self.url}/{name}/, then repeat the command: it is built anew."
         )
-
-
-def _inside(path: str) -> str:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts:
-        raise ValueError(f"{path!r} leads out of the artifact")
-    return path
-
-
-def _file(folder: Path, path: Path) -> File:
-    return File(
-        path=path.relative_to(folder).as_posix(),
-        size=path.stat().st_size,
-        sha256=_sha256(path),
-        executable=os.access(path, os.X_OK),
-    )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _differing(folder: Path, files: list[File]) -> list[File]:
-    """Those that are absent from `folder` or have other bytes there."""
-
-    def intact(file: File) -> bool:
-        path = folder / file.path
-        return (
-            path.is_file()
-            and path.stat().st_size == file.size
-            and _sha256(path) == file.sha256
-        )  # fmt: skip
-
-    with ThreadPoolExecutor(FILES) as pool:
-        same = pool.map(intact, files)
-        return [file for file, is_same in zip(files, same, strict=True) if not is_same]
 
 
 def _megabytes(files: list[File]) -> float:

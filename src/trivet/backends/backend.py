@@ -40,7 +40,7 @@ class Usage(NamedTuple):
     commands: str
 
 
-GPU = Target("gpu", "GPU", "torch", "torch runs on the CPU where there is no GPU")
+GPU = Target("gpu", "GPU", "torch", "Without a GPU, torch answers on the CPU.")
 CPU = Target("cpu", "CPU", "ONNX Runtime")
 FPGA = Target(
     "fpga", "FPGA", "student", "The chip runs the distilled student, not the language model."

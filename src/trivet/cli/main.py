@@ -9,10 +9,9 @@ import logging
 import os
 import warnings
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from click import Context, HelpFormatter
 from rich.text import Text
 from typer.core import TyperCommand
 
@@ -44,7 +43,7 @@ app.add_typer(chip.app, name="fpga")
 class WithBackends(TyperCommand):
     """A command whose help names the registered backends; they are looked up only then."""
 
-    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         from trivet.plugins import BACKENDS
 
         for parameter in self.params:
@@ -153,7 +152,7 @@ def predict(
     Example: trivet predict latest "turn off the kitchen light" --backend onnx-int8
     """
     from trivet.cli import tables
-    from trivet.serve.answer import predict as answer
+    from trivet.evaluate.predict import predict as answer
 
     folder = run_folder(run)
     result, who = answer(folder, text, backend)
@@ -170,7 +169,7 @@ def chat(run: RunName, backend: Backend = None) -> None:
 
     Example: trivet chat latest
     """
-    from trivet.serve.answer import chatting
+    from trivet.evaluate.predict import chatting
 
     messages: list[dict[str, str]] = []
     reply = chatting(run_folder(run), backend)

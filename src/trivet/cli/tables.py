@@ -131,7 +131,7 @@ def check(out: Console, checked: Check, card: DataCard) -> None:
             "cut": f"{checked.truncated} rows, at data.max_length",
             "adapter": f"{targets}: {coverage.trainable:,} trainable weights "
             f"({coverage.trainable / coverage.total:.2%})",
-            "memory": f"{(checked.memory or 0) / 1e6:,.0f} MB for weights, gradients and optimiser, "
+            "memory": f"{(checked.memory or 0) / 1e6:,.0f} MB of weights, gradients and optimiser; "
             "activations on top",
         }
     if checked.student:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import (
-    BaseModel,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -143,8 +142,8 @@ def validate(tree: dict[str, Any], overrides: list[str] | None, source: str) -> 
     try:
         return Recipe.model_validate(tree)
     except ValidationError as e:
-        reasons = [_explain(error, tree) for error in e.errors()]
-        raise UserError(f"{source}: {'; '.join(reasons)}.") from None
+        reasons = "; ".join(_explain(error, tree) for error in e.errors())
+        raise UserError(f"{source}: {reasons}.") from None
 
 
 def _override(tree: dict[str, Any], item: str) -> None:
@@ -164,27 +163,25 @@ def _override(tree: dict[str, Any], item: str) -> None:
 
 
 def _explain(error: Any, tree: dict[str, Any]) -> str:
-    """One pydantic error of a recipe's tree in words."""
-    key = ".".join(map(str, error["loc"]))
+    key = ".".join(str(p) for p in error["loc"])
+    if error["type"] == "extra_forbidden":
+        section: Any = Recipe
+        for part in error["loc"][:-1]:
+            section = _section(section, part, tree)
+        known = ", ".join(section.model_fields)
+        return f"unknown key {key} (value {error['input']!r}); known: {known}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
-    if error["type"] == "extra_forbidden":
-        known = ", ".join(_section(error["loc"][:-1], tree).model_fields)
-        return f"unknown key {key} (value {error['input']!r}); known: {known}"
     if error["type"] == "missing":
         return f"{key} is missing"
     return f"{key} = {error['input']!r}: {error['msg'].lower()}"
 
 
-def _section(place: tuple[Any, ...], tree: dict[str, Any]) -> type[BaseModel]:
-    """The model that reads a section; those of `[tune]` and `[gates]` are chosen on reading."""
-    section: Any = Recipe
-    for depth, part in enumerate(place):
-        if (depth, part) == (0, "tune"):
-            section = METHODS[tree["tune"].get("method", DEFAULT_METHOD)]
-        elif (depth, part) == (0, "gates"):
-            section = gates_section()
-        else:
-            kind = section.model_fields[part].annotation
-            section = next((k for k in get_args(kind) if k is not type(None)), kind)
-    return section  # type: ignore[no-any-return]
+def _section(section: Any, part: str, tree: dict[str, Any]) -> Any:
+    """The model of a section of the recipe; two of them are their plug-ins'."""
+    if part == "tune":
+        return METHODS[tree[part].get("method", DEFAULT_METHOD)]
+    if part == "gates":
+        return gates_section()
+    kind = section.model_fields[part].annotation
+    return next((k for k in get_args(kind) if k is not type(None)), kind)

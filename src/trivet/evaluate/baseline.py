@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivet.artifacts.artifact import Artifact, Watch
-from trivet.plugins import TASKS
+from trivet.plugins import ARTIFACTS, TASKS
 
 if TYPE_CHECKING:
     from trivet.artifacts.run import Run
@@ -17,6 +17,9 @@ class BaselineArtifact(Artifact):
     name = "baseline"
     title = "fit the baseline of {recipe}"
     kept_inside = True
+
+    def wanted(self, recipe: "Recipe") -> bool:
+        return recipe.tune is not None  # a student of labels alone has its own
 
     def settings(self, run: "Run") -> dict[str, Any]:
         return {
@@ -35,4 +38,4 @@ class BaselineArtifact(Artifact):
             baseline.write(folder)
 
 
-BASELINE = BaselineArtifact()
+ARTIFACTS.add(BaselineArtifact())

@@ -23,6 +23,10 @@ FP32, INT8 = "model.onnx", "model.int8.onnx"
 
 
 class Onnx(Artifact):
+    """The graphs, the tokenizer and the card. The float32 graph's weights are the merged model's
+    own file, linked; the int8 graph is one file.
+    """
+
     name = "onnx"
     title = "export {recipe} to ONNX"
 
@@ -36,10 +40,13 @@ class Onnx(Artifact):
         return run.recipe.export.model_dump()
 
     def build(self, run: "Run", folder: Path, watch: Watch) -> None:
+        from trivet.export.weights import share_weights
+
         write_fp32(run.path(MERGED), folder)
         watch.on_progress(0.8)
         if run.recipe.export.int8:
             write_int8(folder)
+        share_weights(folder / FP32, run.path(MERGED))
 
 
 ONNX = ARTIFACTS.add(Onnx())

@@ -10,7 +10,8 @@ from trivet.hw.hls.records import HlsDesign
 from trivet.hw.record import Record
 from trivet.hw.rtl.records import RtlDesign, Wave
 from trivet.hw.synth.records import SynthReport, VendorReport
-from trivet.records.chip import ChipFacts, StudentFacts
+from trivet.records.chip import ChipFacts
+from trivet.records.student import StudentFacts
 
 T = TypeVar("T", bound=Record)
 

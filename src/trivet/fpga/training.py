@@ -20,8 +20,8 @@ from trivet.hw.fixed import FixedNetwork
 from trivet.hw.module import from_module
 from trivet.hw.network import Network
 from trivet.hw.qat import quantize
-from trivet.records.chip import Layer, StudentFacts
 from trivet.records.score import Baseline
+from trivet.records.student import Layer, StudentFacts
 from trivet.tasks.classify import logistic_regression
 from trivet.tasks.example import Row
 

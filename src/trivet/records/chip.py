@@ -1,4 +1,4 @@
-"""fpga.json: what is known of the student, and of the chip that it became.
+"""fpga.json of a run: what is known of the student, and of the chip that it became.
 
 Console, page, HTTP and tests read it without the tools that made a chip. Its parts are named as in
 the records of `trivet.hw`, whose files (rtl.json, synth.json, …) lie in the run's folder and have
@@ -10,47 +10,13 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from trivet.records.record import Record
+from trivet.records.student import StudentFacts
 
 
 class Part(BaseModel):
     """A piece of a chip's facts; made from a tree of JSON or from a record of `trivet.hw`."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
-
-
-class Layer(Part):
-    """A layer's types as words ("" for one it lacks), the least and greatest value before rounding
-    and how many of the `values` saturated, over training and test rows; `test_…`: over the latter.
-    """
-
-    layer: str
-    weight: str
-    bias: str
-    output: str
-    range: tuple[float, float]
-    saturated: int
-    values: int
-    test_saturated: int
-    test_values: int
-
-
-class StudentFacts(Record):
-    """Of the student's own folder. `inputs`: the kind, and `bins` of counts. A `…_value` is the
-    share of right answers: of the float student on the test rows, distilled and of one trained on
-    the hard labels alone (None: there is no teacher), and of the fixed one on the validation rows.
-    `labelled_by_teacher`: rows.
-    """
-
-    file: ClassVar[str] = "fpga.json"
-
-    inputs: str
-    bins: int
-    parameters: int
-    labelled_by_teacher: int
-    hard_label_value: float | None
-    distilled_value: float
-    valid_value: float
-    layers: list[Layer]
 
 
 class DefaultPrecision(Part):
@@ -130,7 +96,7 @@ class Vendor(Part):
 
 
 class ChipFacts(Record):
-    """Of a run. What was not made is None. Whether the forms are equal: the parity table says."""
+    """What was not made is None. Whether the forms are equal: the parity table says."""
 
     file: ClassVar[str] = "fpga.json"
     newest: ClassVar[int] = 2
@@ -150,7 +116,6 @@ class ChipFacts(Record):
         if "student" in tree:
             return tree
         own = {"part", "default_precision", "wave", "synth", "vendor"}
+        student = {k: value for k, value in tree.items() if k not in {*own, "rtl", "ways"}}
         new = {key: tree.get(key) for key in own}
-        other = own | {"ways", "rtl"}
-        student = {key: value for key, value in tree.items() if key not in other}
-        return new | {"student": student, "design": tree["rtl"]}
+        return new | {"student": student, "design": tree.get("rtl")}

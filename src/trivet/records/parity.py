@@ -1,5 +1,6 @@
 """parity.json: each stage beside the one before it, and the gates that decide."""
 
+import re
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -99,4 +100,7 @@ def _stage(hop: dict[str, Any]) -> dict[str, Any]:
     new["target"] = BACKENDS[name].target.name if name in BACKENDS else ""
     new["lower_is_better"] = hop["metric"] == "loss"
     new |= {"reference": hop["before"], "bit_exact": hop["exact"]}
-    return {"rows_equal": None, "vectors": None} | new
+    numbers = re.search(r"([\d,]+) of ([\d,]+) vectors equal", hop["measured"])
+    equal, rows = (int(n.replace(",", "")) for n in numbers.groups()) if numbers else (0, 0)
+    vectors = {"rows": rows, "equal": equal} if numbers else None  # it had them in words alone
+    return {"rows_equal": None, "vectors": vectors} | new

@@ -54,12 +54,12 @@ class Record(BaseModel):
 
     def write(self, folder: Path) -> Path:
         """Whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
         return write_text(folder / self.file, self.model_dump_json(indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> Path:
     """Write a file, whole or not at all. A hard link elsewhere keeps the old content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(text, encoding="utf-8")
     return part.replace(path)

@@ -59,9 +59,11 @@ class Score(Record):
 
 
 class Point(BaseModel):
-    """One optimiser step; `valid_loss` at the end of an epoch. Losses are nats an answer."""
+    """One optimiser step; `valid_loss` at the end of an epoch. Losses are nats an answer; one that
+    is not finite is written as Python's json does, NaN.
+    """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     step: int
     epoch: int

@@ -56,10 +56,10 @@ def resources(facts: ChipFacts) -> list[tuple[str, list[Bar]]]:
     if facts.synth is None:
         return []
     clock = facts.synth.clock
-    synthesised = [(facts.part, facts.synth.xcup)]
-    synthesised.append((clock.device if clock else SMALLEST, facts.synth.ecp5))
+    areas = [(facts.part, facts.synth.xcup)]
+    areas.append((clock.device if clock else SMALLEST, facts.synth.ecp5))
     devices = []
-    for part, area in synthesised:
+    for part, area in areas:
         if area and (most := capacity(part)):
             bars = [Bar(words, getattr(area, key), most[key]) for key, words in RESOURCES.items()]
             devices.append((part, bars))

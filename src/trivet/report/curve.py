@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from trivet.records.score import Point
+from trivet.records.score import Curve
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 220, 38, 12, 10, 34  # px; the last four: margins
 
@@ -53,12 +53,12 @@ class Drawing:
         return next((epoch for epoch in self.epochs if epoch.best), None)
 
 
-def markdown(points: Sequence[Point]) -> str:
+def curve_markdown(curve: Curve) -> str:
     """A table, an epoch a line, with a bar for the validation loss.
 
     No image: the markdown of Prefect's UI drops data URIs.
     """
-    rows = epochs(points)
+    rows = epochs(curve)
     longest = max((row.valid for row in rows if row.valid is not None), default=0.0)
     lines = ["| epoch | train loss | valid loss | |", "|---:|---:|---:|:---|"]
     for row in rows:
@@ -69,8 +69,8 @@ def markdown(points: Sequence[Point]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def epochs(points: Sequence[Point]) -> list[Epoch]:
-    rows = []
+def epochs(curve: Curve) -> list[Epoch]:
+    points, rows = curve.points, []
     for number in sorted({p.epoch for p in points}):
         own = [p for p in points if p.epoch == number]
         train = [p.train_loss for p in own if math.isfinite(p.train_loss)]
@@ -82,8 +82,8 @@ def epochs(points: Sequence[Point]) -> list[Epoch]:
     return [Epoch(r.epoch, r.step, r.train, r.valid, r is best) for r in rows]
 
 
-def drawing(points: Sequence[Point]) -> Drawing:
-    rows = epochs(points)
+def drawing(curve: Curve) -> Drawing:
+    points, rows = curve.points, epochs(curve)
     train = [(p.step, p.train_loss) for p in points if math.isfinite(p.train_loss)]
     valid = [(row, row.valid) for row in rows if row.valid is not None]
     top = max([loss for _, loss in [*train, *valid]], default=1.0) or 1.0

@@ -22,6 +22,7 @@ from trivet.records.record import write_text
 from trivet.records.score import Confusion, Curve
 from trivet.report import chip, curve, heat_map, legs, use
 
+FILE = "report.html"
 METRICS = {"span_f1": "span F1", "macro_f1": "macro F1", "chrf": "chrF"}
 UNITS = {"loss": "nats a token"}
 HOST = {
@@ -45,7 +46,7 @@ def write(run: Path) -> Path:
     pareto = run / "search" / "pareto.svg"
     text = (
         _environment()
-        .get_template("report.html")
+        .get_template(FILE)
         .render(
             name=run.name,
             recipe=recipe,
@@ -54,8 +55,7 @@ def write(run: Path) -> Path:
             data=data,
             table=table,
             legs=legs.legs(table.stages),
-            baseline_wins=_baseline_wins(table),
-            curve=curve.drawing(tuning.points) if tuning else None,
+            curve=curve.drawing(tuning) if tuning else None,
             heat=heat_map.heat_map(confusion) if confusion else None,
             chip=facts,
             wave=chip.waveform(facts.wave) if facts and facts.wave else None,
@@ -63,11 +63,11 @@ def write(run: Path) -> Path:
             deviation=chip.deviation(facts) if facts else None,
             pareto=pareto.read_text(encoding="utf-8") if pareto.exists() else "",
             lineage=Lineage.read(run),
-            trial=use.trial(run, table, data.example),
+            trial=use.trial(table, data.example),
             uses=use.uses(run, table, recipe.data.prompt, data.example),
         )
     )
-    return write_text(run / "report.html", text)
+    return write_text(run / FILE, text)
 
 
 def _environment() -> Environment:
@@ -82,14 +82,6 @@ def _environment() -> Environment:
     env.filters |= {"figure": figure, "percent": percent, "loss": curve.loss_words}
     env.filters |= {"metric": metric_words, "difference": difference, "link": link}
     return env
-
-
-def _baseline_wins(table: ParityTable) -> bool:
-    """Whether the baseline does at least as well as the tuned model, as far as both were judged."""
-    if table.baseline is None:
-        return False
-    sign = -1 if table.lower_is_better else 1
-    return sign * table.baseline.value >= sign * table.stages[0].value
 
 
 def metric_words(name: str) -> str:

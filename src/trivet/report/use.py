@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from trivet.backends.backend import Backend, Usage
+from trivet.backends.backend import CPU, Backend, Usage
 from trivet.plugins import BACKENDS, TASKS
 from trivet.records.card import Card
 from trivet.records.parity import ParityTable
@@ -26,14 +26,11 @@ class Use:
     usage: Usage | None
 
 
-def trial(run: Path, table: ParityTable, example: str) -> str:
-    """The command that tries the run, on the backend that answers where none is named."""
-    task = TASKS[table.task]
-    have = _registered(table)
-    preferred = [b for b in have if (b.preferred_to_talk if task.talks else b.preferred)]
-    best = [*preferred, *have[::-1]]
-    name = best[0].name if best else table.stages[-1].backend
-    return task.trial(run.name, example or NO_EXAMPLE, name)
+def trial(table: ParityTable, example: str) -> str:
+    """The command that tries a run: on its last stage for a CPU, or else its last stage."""
+    cpu = [stage for stage in table.stages if stage.target == CPU.name]
+    backend = (cpu or table.stages)[-1].backend
+    return TASKS[table.task].trial(table.run, example or NO_EXAMPLE, backend)
 
 
 def uses(run: Path, table: ParityTable, prompt: str, example: str) -> list[Use]:

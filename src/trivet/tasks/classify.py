@@ -40,6 +40,11 @@ class Label(Answer):
     def lines(self) -> list[tuple[str, ...]]:
         return [(f"{c.probability:.1%}", c.label) for c in self.best]
 
+    def cells(self) -> dict[str, Any]:
+        """With the label's own probability in a column of its own."""
+        cells = super().cells()
+        return {"label": self.label, "probability": self.best[0].probability, **cells}
+
 
 class Classify(Task):
     name = "classify"

@@ -88,8 +88,8 @@ class Generate(Task):
         return {"messages": [{"role": "user", "content": text}]}
 
     def text(self, row: Row) -> str:
-        turns = [m["content"] for m in row["messages"][:-1] if m["role"] == "user"]
-        return turns[-1] if turns else ""
+        asked = (m["content"] for m in reversed(row["messages"]) if m["role"] == "user")
+        return next(asked, "")
 
     def reply(self, text: str) -> Answer:
         return Reply(reply=text)

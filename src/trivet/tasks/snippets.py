@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 def predict(run: str, text: str, backend: str) -> str:
     plain = not set(text) & set('"$`\\!')  # what a shell does not leave alone in these quotes
-    quoted = f'"{text}"' if plain else shlex.quote(text)
-    return f"trivet predict {run} {quoted} --backend {backend}"
+    argument = f'"{text}"' if plain else shlex.quote(text)
+    return f"trivet predict {run} {argument} --backend {backend}"
 
 
 def python(task: "Task", runtime: str, folder: str, encode: str, answer: str) -> str:

