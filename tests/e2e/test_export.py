@@ -8,13 +8,13 @@ from typing import cast
 
 import numpy as np
 import pytest
-from small_runs import small_run
+from bare_run import bare_run
 from transformers import AutoTokenizer, GenerationConfig
 
 from trivet.backends.backend import Talking
+from trivet.evaluate.predict import open_session
 from trivet.evaluate.score import ask
 from trivet.plugins import BACKENDS, TASKS
-from trivet.serve.answer import open_session
 from trivet.tasks.example import Row
 
 CHAT = [
@@ -54,7 +54,7 @@ def exported(
         "tune": {"rank": 4, "epochs": 3, "batch": 2, "precision": "fp32", "label_names": False},
     }
     splits = {"train": rows, "valid": rows[:2], "test": rows}
-    run = small_run(tmp_path_factory.mktemp(request.param), tree, splits)
+    run = bare_run(tmp_path_factory.mktemp(request.param), tree, splits)
     for artifact in run.artifacts():
         run.build(artifact)
     run.publish()

@@ -3,10 +3,8 @@
 Run: pytest tests/unit/test_cli.py
 """
 
-import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -138,18 +136,6 @@ def test_a_taken_port(workspace: Path, capsys, monkeypatch) -> None:
 def test_outside_a_workspace(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "no data.dvc upwards" in fails(capsys, monkeypatch, "status")
-
-
-def test_ones_own_file_is_checked_by_naming_it(workspace: Path) -> None:
-    (workspace / "mine.csv").write_text(GOOD)
-    words = [sys.executable, "-m", "trivet.cli.main", "check", "home.toml", "data.source=mine.csv", "data.rows=0"]
-    report = json.loads(subprocess.run([*words, "--json"], capture_output=True, check=True).stdout)
-    assert report["labels"] == ["dim", "raise"] and sum(report["rows"].values()) == 20
-    assert report["coverage"]["modules"]["q_proj"] == 30 and len(report["preview"]) == 3
-    token, carries = report["preview"][0][-1]
-    assert carries and not any(c for _, c in report["preview"][0][:-1]) and token == ":"
-    screen = subprocess.run(words, capture_output=True, check=True, text=True).stdout
-    assert "trainable weights" in screen and "Command:" in screen
 
 
 def test_every_command_has_help_with_an_example() -> None:

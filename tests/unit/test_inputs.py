@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bare_run import Rows, bare_run
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits, load_wine
-from small_runs import Rows, small_run
 from torch import nn
 
 from trivet import UserError
@@ -20,6 +20,7 @@ from trivet.artifacts.artifact import Watch
 from trivet.check import check
 from trivet.config.recipe import Recipe, load
 from trivet.data import versions
+from trivet.evaluate.predict import predict
 from trivet.evaluate.score import ask
 from trivet.fpga import training
 from trivet.fpga.inputs import Inputs, inputs_of
@@ -31,7 +32,6 @@ from trivet.hw.network import Network
 from trivet.plugins import BACKENDS, TASKS
 from trivet.records.chip import StudentFacts
 from trivet.records.score import Baseline
-from trivet.serve.answer import predict
 from trivet.tasks.classify import Label
 from trivet.tasks.example import Row
 
@@ -74,7 +74,7 @@ def student(chosen: Recipe, root: Path) -> tuple[Rows, StudentFacts]:
     rows, _ = versions.peek(chosen.data, root)
     check(chosen, rows, root, {})
     (root / "student").mkdir()
-    STUDENT.build(small_run(root, chosen.model_dump(), rows), root / "student", Watch())
+    STUDENT.build(bare_run(root, chosen.model_dump(), rows), root / "student", Watch())
     return rows, StudentFacts.read(root / "student")
 
 
@@ -116,7 +116,7 @@ def test_the_shipped_digits_say_the_same_and_the_baseline_sees_what_the_chip_see
 ) -> None:
     chosen = load("digits.toml")
     assert chosen.tune is None
-    run = small_run(tmp_path, chosen.model_dump(), {"train": [], "valid": [], "test": []})
+    run = bare_run(tmp_path, chosen.model_dump(), {"train": [], "valid": [], "test": []})
     names = [backend.name for backend in run.backends()]
     assert names[:3] == ["student-float", "student-fixed", "hls-csim"]
     assert not {"adapter", "merged", "onnx-fp32"} & set(names)
@@ -246,7 +246,7 @@ def test_the_files_bytes_are_part_of_the_lineage(digits: Path) -> None:
 
     def keys(**chip: Any) -> tuple[str, str, str]:
         chosen = recipe("mine.npz", module="net.py:build", **chip)
-        run = small_run(digits, chosen.model_dump(), {"train": [], "valid": [], "test": []})
+        run = bare_run(digits, chosen.model_dump(), {"train": [], "valid": [], "test": []})
         return run.key(STUDENT), run.key(HLS), run.lineage
 
     first = keys()

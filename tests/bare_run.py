@@ -1,4 +1,4 @@
-"""A run of rows that a test has made, without DVC: what artifacts are built from."""
+"""A run of rows that a test brings, without DVC and Prefect: artifacts are built from it."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from trivet.tasks.example import Row
 Rows = dict[str, list[Row]]
 
 
-def small_run(root: Path, tree: dict[str, Any], rows: Rows) -> Run:
+def bare_run(root: Path, tree: dict[str, Any], rows: Rows) -> Run:
     """A run in the workspace `root` of a recipe's tree and rows, which are written to root/rows."""
     recipe = Recipe.model_validate({"name": "t"} | tree)
     folder = root / "rows"
