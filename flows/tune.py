@@ -41,7 +41,6 @@ from trivet.records.record import Record, write_text
 from trivet.records.score import Baseline, Confusion, Curve, Point, Score
 from trivet.report import page as report
 from trivet.report.curve import curve_markdown
-from trivet.tuning.adapter import ADAPTER
 
 R = TypeVar("R", bound=Record)
 
@@ -208,11 +207,11 @@ def run_pipeline(recipe: Recipe) -> Outcome:
 def begin(recipe: Recipe, prefix: str = "") -> tuple[Run, Check]:
     """The data's version, what hub and machine decide, asked once, and the checked rows."""
     root = workspace()
+    for note in check.machine(recipe, root):
+        console.print(note, style="yellow", soft_wrap=True, markup=False)
     run = Run.begin(root, recipe, version_data(recipe, root).result())
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, name=prefix + run.name)
-    for note in check.machine(recipe, root, run.decided.get(ADAPTER.name, {})):
-        console.print(note, style="yellow", soft_wrap=True, markup=False)
     fetch_student(run)
     checked = Check.read(build(run, check.CHECKED).result())
     write_text(run.folder / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
