@@ -12,7 +12,6 @@ from trivet.config.method import Method
 from trivet.plugins import METHODS
 from trivet.records.check import Coverage
 
-
 SCALED = ("k_proj", "v_proj", "down_proj")
 
 
