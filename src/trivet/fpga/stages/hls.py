@@ -21,6 +21,7 @@ class Hls(Compiled):
 
     name = "hls"
     title = "compile {recipe} for C simulation"
+    needs = ("hls4ml",)
 
     def settings(self, run: "Run") -> dict[str, Any]:
         return {"part": run.recipe.fpga.part}

@@ -22,6 +22,7 @@ class Verilog(Compiled):
 
     name = "verilog"
     title = "compile {recipe} to Verilog"
+    needs = ("alkaid",)
 
     def settings(self, run: "Run") -> dict[str, Any]:
         return run.recipe.fpga.model_dump(include={"part", "max_cycles"})
@@ -59,6 +60,7 @@ class Rtl(Compiled):
 
     name = "rtl"
     title = "compile {recipe} for RTL simulation"
+    needs = ("verilator",)
 
     def parents(self, recipe: "Recipe") -> tuple[Artifact, ...]:
         return (VERILOG,)
