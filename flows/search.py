@@ -68,7 +68,7 @@ def fpga_search(
     if LABELS.wanted(chosen):
         tracked = registry.open_run(run, str(runtime.flow_run.id))
         for artifact in run.line(LABELS):
-            build(run, artifact, tracked)
+            build(artifact)(run, artifact, tracked)
 
     folder = run.root / ".trivet" / "searches" / run.slot(SEARCHED)
     trials = try_students(run, folder)

@@ -56,9 +56,10 @@ class Checked(Artifact):
 CHECKED = Checked()
 
 
-def machine(recipe: Recipe, root: Path, decided: dict[str, str]) -> list[str]:
+def machine(recipe: Recipe, root: Path) -> list[str]:
     """Raise UserError where a tool or the disk space for the run is missing; what is missing for a
-    part of the run alone is returned in words.
+    part of the run alone is returned in words. It comes before anything that takes long: a local
+    base is not read, and the hub not asked, so the space for a hub's model is for `check` to see.
     """
     notes = []
     if recipe.fpga.enabled and (absent := extras.missing("fpga")):
@@ -77,11 +78,16 @@ def machine(recipe: Recipe, root: Path, decided: dict[str, str]) -> list[str]:
             "fpga.enabled = true, but g++ is not on the PATH: it compiles the C simulation. "
             "Install g++ (Debian, Ubuntu: apt-get install g++), or set fpga.enabled = false."
         )
-    if not recipe.tune:
-        return notes
-    from trivet.tuning.base import base_folder
+    if recipe.tune:
+        from trivet.tuning.base import local_folder
 
-    folder = base_folder(Base.model_validate_json(decided["base"]))
+        if folder := local_folder(recipe.model.base):
+            _space(recipe, root, folder)
+    return notes
+
+
+def _space(recipe: Recipe, root: Path, folder: Path) -> None:
+    """UserError where the workspace's disk cannot hold what is made of the base in `folder`."""
     need = COPIES * sum(f.stat().st_size for f in folder.glob("*.safetensors"))
     free = shutil.disk_usage(root).free
     if free < need:
@@ -90,7 +96,6 @@ def machine(recipe: Recipe, root: Path, decided: dict[str, str]) -> list[str]:
             f"'{recipe.model.base}' writes about {need / 1e9:.1f} GB (merged, ONNX). Free some, or "
             "remove old folders in runs/ and .trivet/store/."
         )
-    return notes
 
 
 def check(recipe: Recipe, rows: Rows, root: Path, decided: dict[str, str]) -> Check:
@@ -118,19 +123,20 @@ def check(recipe: Recipe, rows: Rows, root: Path, decided: dict[str, str]) -> Ch
     )
     if not recipe.tune:
         return checked
-    return checked.model_copy(update=_adapter(recipe, rows, task, labels, decided))
+    return checked.model_copy(update=_adapter(recipe, rows, root, labels, decided))
 
 
 def _adapter(
-    recipe: Recipe, rows: Rows, task: Task, labels: list[str], decided: dict[str, str]
+    recipe: Recipe, rows: Rows, root: Path, labels: list[str], decided: dict[str, str]
 ) -> dict[str, Any]:
     """What is known of the adapter: the fields of a Check that only a language model has."""
     from trivet.tasks.tokenizer import load_tokenizer
     from trivet.tuning import base
 
     assert recipe.tune
-    model = Base.model_validate_json(decided["base"])
+    task, model = TASKS[recipe.data.task], Base.model_validate_json(decided["base"])
     folder, remote = base.base_folder(model), model.trust_remote_code
+    _space(recipe, root, folder)
     tokenizer = load_tokenizer(folder, remote)
     meta = base.load(folder, task, labels, device="meta", trust_remote_code=remote)
     coverage = recipe.tune.coverage(meta, task)
@@ -166,9 +172,11 @@ def _student(recipe: Recipe, rows: list[Row], root: Path, task: Task) -> str:
     """The chip's network in words; UserError where it could not be built."""
     import numpy as np
 
+    from trivet.fpga.errors import recipe_keys
     from trivet.fpga.training import prepare
 
-    network, inputs = prepare(recipe.fpga, rows, root)
+    with recipe_keys():
+        network, inputs = prepare(recipe.fpga, rows, root)
     classes = len(task.labels(rows))
     if network and network.shapes[-1] != (classes,):
         raise UserError(

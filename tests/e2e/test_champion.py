@@ -2,7 +2,7 @@
 
 Classification of texts is in tests/servers/test_registry.py.
 
-Run: .venv/bin/pytest tests/unit/registry/test_champion.py
+Run: .venv/bin/pytest tests/e2e/test_champion.py
 """
 
 import json

@@ -89,8 +89,8 @@ def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = Fal
 
     chosen, root = load(recipe, overrides), workspace()
     rows, card = versions.peek(chosen.data, root)
+    notes = checking.machine(chosen, root)
     decided = ADAPTER.decide(chosen, root) if ADAPTER.wanted(chosen) else {}
-    notes = checking.machine(chosen, root, decided)
     checked = checking.check(chosen, rows, root, decided)
     checked = checked.model_copy(update={"notes": [*notes, *checked.notes]})
     if as_json:

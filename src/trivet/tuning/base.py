@@ -71,11 +71,14 @@ def base_folder(base: Base) -> Path:
 
     Raises UserError when the folder holds no safetensors or the hub does not have the model.
     """
-    if base.base == PACKAGED:
+    return local_folder(base.base) or _snapshot(base)
+
+
+def local_folder(name: str) -> Path | None:
+    """Where a base lies that no hub is asked for; None of a hub id. UserError as `base_folder`."""
+    if name == PACKAGED:
         return _unpack()
-    if Path(base.base).is_dir():
-        return _folder(base.base)
-    return _snapshot(base)
+    return _folder(name) if Path(name).is_dir() else None
 
 
 def _folder(name: str) -> Path:

@@ -1,18 +1,16 @@
 """The command line: what bad input gets, and that nothing is left half-written.
 
-Run: .venv/bin/pytest tests/test_cli.py
+Run: pytest tests/unit/test_cli.py
 """
 
-import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from trivet.flows import cli
+from trivet.cli import main as cli
 
 GOOD = "text,label\n" + "".join(
     f"{verb} the {room} light,{verb}\n" for verb in ("dim", "raise") for room in "abcdefghij"
@@ -138,19 +136,6 @@ def test_a_taken_port(workspace: Path, capsys, monkeypatch) -> None:
 def test_outside_a_workspace(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "no data.dvc upwards" in fails(capsys, monkeypatch, "status")
-
-
-def test_ones_own_file_is_checked_by_naming_it(workspace: Path) -> None:
-    (workspace / "mine.csv").write_text(GOOD)
-    trivet = Path(sys.executable).with_name("trivet")
-    words = [trivet, "check", "home.toml", "data.source=mine.csv", "data.rows=0"]
-    found = json.loads(subprocess.run([*words, "--json"], capture_output=True, check=True).stdout)
-    assert found["labels"] == ["dim", "raise"] and sum(found["rows"].values()) == 20
-    assert found["coverage"]["modules"]["q_proj"] == 30 and len(found["preview"]) == 3
-    token, carries = found["preview"][0][-1]
-    assert carries and not any(c for _, c in found["preview"][0][:-1]) and token == ":"
-    shown = subprocess.run(words, capture_output=True, check=True, text=True).stdout
-    assert "trainable weights" in shown and "Command:" in shown
 
 
 def test_every_command_has_help_with_an_example() -> None:

@@ -1,16 +1,21 @@
 """Exports answer like the adapter they come from, and carry tokenizer, template and stop tokens.
 
-Run: .venv/bin/pytest tests/test_export.py
+Run: pytest tests/e2e/test_export.py
 """
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from bare_run import bare_run
 from transformers import AutoTokenizer, GenerationConfig
-from trivet.flows.recipe import Data, Model, Tune
-from trivet.flows.steps import backends, export, model, score, train
-from trivet.flows.steps.render import render
+
+from trivet.backends.backend import Talking
+from trivet.evaluate.predict import open_session
+from trivet.evaluate.score import ask
+from trivet.plugins import BACKENDS, TASKS
+from trivet.tasks.example import Row
 
 CHAT = [
     {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
@@ -30,44 +35,41 @@ TAGGED = [
     for way in ("on", "off")
     for room in ("hall", "attic")
 ]
-TASKS = {
-    "classify": (COMMANDS, Data(source="x", prompt="{text} ="), ["off", "on"]),
-    "tag": (TAGGED, Data(source="x", task="tag"), ["B-room", "B-way", "O"]),
-    "generate": (CHAT, Data(source="x", task="generate"), []),
+CASES: dict[str, tuple[list[Row], dict[str, str]]] = {
+    "classify": (COMMANDS, {"prompt": "{text} ="}),
+    "tag": (TAGGED, {"prompt": "Command: {text}. Tags: {text}"}),
+    "generate": (CHAT, {}),
 }
 
 
-@pytest.fixture(scope="module", params=list(TASKS))
+@pytest.fixture(scope="module", params=list(CASES))
 def exported(
     request: pytest.FixtureRequest, small_base: Path, tmp_path_factory: pytest.TempPathFactory
-):
+) -> tuple[str, Path]:
     """A briefly tuned adapter of two real layers, merged and exported."""
-    rows, data, labels = TASKS[request.param]
-    folder = tmp_path_factory.mktemp(request.param)
-    tokenizer = model.load_tokenizer(small_base)
-    tune = Tune(rank=4, epochs=3, batch=2, precision="fp32")
-    whole = model.adapt(model.load(small_base, data.task, labels), tune, data.task)
-    examples = render(rows, data, labels, tokenizer).examples
-    train.fit(whole, examples, examples[:2], tune, folder)
-    adapter = (folder / "best").rename(folder / "adapter")
-    tokenizer.save_pretrained(adapter)
-    backends.Card(data, Model(base=str(small_base)), labels).write(adapter)
-    for name in ("merged", "onnx"):
-        (folder / name).mkdir()
-    export.merge(adapter, folder / "merged")
-    export.onnx_fp32(folder / "merged", folder / "onnx")
-    export.onnx_int8(folder / "onnx")
-    return request.param, folder
-
-
-def test_every_hop_answers_alike(exported) -> None:
-    task, folder = exported
-    rows = TASKS[task][0]
-    logits = {
-        name: score.ask(backends.open_backend(name, folder / part), rows, task, batch=2).logits
-        for name, (part, _) in backends.BACKENDS.items()
-        if part in ("adapter", "merged", "onnx")
+    rows, data = CASES[request.param]
+    tree = {
+        "data": data | {"task": request.param, "source": "x"},
+        "model": {"base": str(small_base)},
+        "tune": {"rank": 4, "epochs": 3, "batch": 2, "precision": "fp32", "label_names": False},
     }
+    splits = {"train": rows, "valid": rows[:2], "test": rows}
+    run = bare_run(tmp_path_factory.mktemp(request.param), tree, splits)
+    for artifact in run.artifacts():
+        run.build(artifact)
+    run.publish()
+    return request.param, run.folder
+
+
+def test_every_stage_answers_alike(exported) -> None:
+    task, folder = exported
+    rows = CASES[task][0]
+    logits = {
+        backend.name: ask(open_session(folder, backend)[0], rows, TASKS[task], batch=2).logits
+        for backend in BACKENDS.values()
+        if backend.inside(folder)
+    }
+    assert set(logits) == {"adapter", "merged", "onnx-fp32", "onnx-int8"}
     scale = np.abs(logits["adapter"]).max()
     # float32 has 24 bits; two layers of sums over at most 1,536 products each reorder the last few
     for name in ("merged", "onnx-fp32"):
@@ -78,9 +80,9 @@ def test_every_hop_answers_alike(exported) -> None:
 
 def test_answers_do_not_depend_on_the_batch(exported) -> None:
     task, folder = exported
-    opened = backends.open_backend("onnx-fp32", folder / "onnx")
-    rows = TASKS[task][0]
-    alone = [score.ask(opened, rows, task, batch=n).logits for n in (1, len(rows))]
+    session, _ = open_session(folder, BACKENDS["onnx-fp32"])
+    rows = CASES[task][0]
+    alone = [ask(session, rows, TASKS[task], batch=n).logits for n in (1, len(rows))]
     assert np.abs(alone[0] - alone[1]).max() < 1e-3
 
 
@@ -100,7 +102,7 @@ def test_replies_stop_and_are_the_same_from_onnx(exported) -> None:
     assert GenerationConfig.from_pretrained(folder / "merged").eos_token_id == 2
     asked = CHAT[0]["messages"][:1]
     replies = [
-        backends.open_backend(n, folder / p).reply(asked, 8)
-        for n, p in (("merged", "merged"), ("onnx-fp32", "onnx"))
+        cast(Talking, open_session(folder, BACKENDS[name])[0]).reply(asked, 8)
+        for name in ("merged", "onnx-fp32")
     ]
     assert replies[0] == replies[1]

@@ -1,6 +1,6 @@
 """infra/: the compose file and the images say what a team's servers need, and hold no secret.
 
-Run: .venv/bin/pytest tests/test_infra.py
+Run: .venv/bin/pytest tests/unit/test_infra.py
 
 No engine runs here: `docker compose config` reads the file where the client has its compose plugin,
 and is skipped elsewhere. No package that Trivet installs holds the compose specification's JSON
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 COMPOSE_TEXT = (INFRA / "compose.yaml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_TEXT)

@@ -1,6 +1,6 @@
 """A table or a torch module of one's own becomes a student, with no language model anywhere.
 
-Run: .venv/bin/pytest tests/test_inputs.py
+Run: pytest tests/unit/test_inputs.py
 """
 
 import json
@@ -10,19 +10,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bare_run import Rows, bare_run
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits, load_wine
 from torch import nn
-from trivet.flows.recipe import Recipe, load
-from trivet.flows.steps import answer, check, data, fpga, score
-from trivet.flows.steps.backends import backends_of
-from trivet.flows.steps.inputs import Inputs, inputs_of
-from trivet.flows.steps.run import Run
 
 from trivet import UserError
-from trivet.hw.fixed import FixedStudent
+from trivet.artifacts.artifact import Watch
+from trivet.check import check
+from trivet.config.recipe import Recipe, load
+from trivet.data import versions
+from trivet.evaluate.predict import predict
+from trivet.evaluate.score import ask
+from trivet.fpga import training
+from trivet.fpga.inputs import Inputs, inputs_of
+from trivet.fpga.stages.hls import HLS
+from trivet.fpga.stages.student import STUDENT
+from trivet.hw.fixed import FixedNetwork
 from trivet.hw.module import from_module
 from trivet.hw.network import Network
+from trivet.plugins import BACKENDS, TASKS
+from trivet.records.chip import StudentFacts
+from trivet.records.score import Baseline
+from trivet.tasks.classify import Label
+from trivet.tasks.example import Row
 
 torch.set_num_threads(1)
 WINE = load_wine()  # 13 columns from 0.1 to 1,700
@@ -58,71 +69,77 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def student(chosen: Recipe, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def student(chosen: Recipe, root: Path) -> tuple[Rows, StudentFacts]:
     """The rows, and fpga.json of the student made of them in root/student."""
-    rows, _ = data.peek(chosen, root)
-    check.check(chosen, rows, root)
+    rows, _ = versions.peek(chosen.data, root)
+    check(chosen, rows, root, {})
     (root / "student").mkdir()
-    fpga.learn(chosen, root, rows, None, root / "student", lambda share: None)
-    return rows, json.loads((root / "student" / "fpga.json").read_text())
+    STUDENT.build(bare_run(root, chosen.model_dump(), rows), root / "student", Watch())
+    return rows, StudentFacts.read(root / "student")
 
 
-def right(name: str, folder: Path, rows: list[dict[str, Any]]) -> float:
+def accuracy(name: str, folder: Path, rows: list[Row]) -> float:
     labels = sorted({row["label"] for row in rows})
-    logits = score.ask(fpga.open_student(name, folder), rows, "classify").logits
+    logits = ask(BACKENDS[name].open(folder), rows, TASKS["classify"]).logits
     return float(
         np.mean([labels[i] == r["label"] for i, r in zip(logits.argmax(1), rows, strict=True)])
     )
 
 
 def test_a_table_of_numbers_becomes_a_student(digits: Path) -> None:
-    rows, found = student(recipe("mine.npz", input_bits=4, epochs=30), digits)
+    rows, facts = student(recipe("mine.npz", input_bits=4, epochs=30), digits)
     assert {k: len(v) for k, v in rows.items()} == {
         "train": 1259,
         "valid": 179,
         "test": 359,
         "pool": 0,
     }
-    assert Inputs.load(digits / "student").given.width == 4
+    assert Inputs.read(digits / "student").input_type.width == 4
     for name in ("student-float", "student-fixed"):
-        assert right(name, digits / "student", rows["test"]) > 0.93
-    assert right("student-float", digits / "student", rows["test"]) == found["distilled_value"]
-    assert right("student-fixed", digits / "student", rows["valid"]) == found["valid_value"]
-    assert found["hard_label_value"] is None and found["labelled_by_teacher"] == 0
-    asked = answer.predict(digits, json.dumps(rows["test"][0]["x"]), "student-fixed")
-    assert asked["label"] in "0123456789" and len(asked["best"]) == 3
+        assert accuracy(name, digits / "student", rows["test"]) > 0.93
+    assert accuracy("student-float", digits / "student", rows["test"]) == facts.distilled_value
+    assert accuracy("student-fixed", digits / "student", rows["valid"]) == facts.valid_value
+    assert facts.hard_label_value is None and facts.labelled_by_teacher == 0
+    answer, backend = predict(digits, json.dumps(rows["test"][0]["x"]), "student-fixed")
+    assert isinstance(answer, Label) and backend.name == "student-fixed"
+    assert answer.label in "0123456789" and len(answer.best) == 3
     for text, words in (("seven", "as a list"), ("[1, 2]", r"\[2\] numbers.* takes \[64\]")):
         with pytest.raises(UserError, match=words):
-            answer.predict(digits, text, "student-fixed")
-    given = found["layers"][0]
-    assert given["values"] == (1259 + 359) * 64 and given["test_values"] == 359 * 64
-    assert given["saturated"] > given["test_saturated"] > 0  # the pixels of 16
+            predict(digits, text, "student-fixed")
+    layer = facts.layers[0]
+    assert layer.values == (1259 + 359) * 64 and layer.test_values == 359 * 64
+    assert layer.saturated > layer.test_saturated > 0  # the pixels of 16
 
 
-def test_the_shipped_digits_say_the_same_and_the_baseline_sees_what_the_chip_sees() -> None:
+def test_the_shipped_digits_say_the_same_and_the_baseline_sees_what_the_chip_sees(
+    tmp_path: Path,
+) -> None:
     chosen = load("digits.toml")
     assert chosen.tune is None
-    assert backends_of(chosen)[:3] == ["student-float", "student-fixed", "hls-csim"]
-    assert not {"adapter", "merged", "onnx-fp32"} & set(backends_of(chosen))
-    rows, card = data.peek(chosen, Path("/nowhere"))
-    assert card["labels"]["0"] + card["rows"]["valid"] == 124 + 179
+    run = bare_run(tmp_path, chosen.model_dump(), {"train": [], "valid": [], "test": []})
+    names = [backend.name for backend in run.backends()]
+    assert names[:3] == ["student-float", "student-fixed", "hls-csim"]
+    assert not {"adapter", "merged", "onnx-fp32"} & set(names)
+    rows, card = versions.peek(chosen.data, Path("/nowhere"))
+    assert card.labels["0"] + card.rows["valid"] == 124 + 179
     inputs = inputs_of(rows["train"], chosen.fpga, None)
-    found = score.plain_baseline(rows, {k: inputs.read(rows[k]) for k in ("train", "test")})
-    assert found["name"] == "logistic regression" and 0.94 < found["value"] < 1
+    baseline = training.baseline(inputs, rows)
+    assert baseline.name == "logistic regression" and 0.94 < baseline.value < 1
 
 
 def test_columns_of_any_size_fill_the_type() -> None:
     rows = [{"x": row.tolist(), "label": "a"} for row in WINE.data]
     chip = recipe("x").fpga
     inputs = inputs_of(rows, chip, None)
-    x = inputs.read(rows)
-    assert not inputs.given.signed and inputs.given.width == 8
+    x = inputs.encode(rows)
+    assert not inputs.input_type.signed and inputs.input_type.width == 8
     assert ((x.max(0) > 0.5) & (x.max(0) <= 1)).all() and WINE.data.max() > 1000
     assert np.array_equal(x * 2.0 ** np.array(inputs.shifts), WINE.data.astype(np.float32))
     below = [{"x": (-row).tolist(), "label": "a"} for row in WINE.data]
     signed = inputs_of(below, chip, None)
-    assert signed.given.signed and signed.given.low * 2.0**-signed.given.fraction == -1
-    assert np.abs(signed.read(below)).max() <= 1
+    kind = signed.input_type
+    assert kind.signed and kind.low * 2.0**-kind.fraction == -1
+    assert np.abs(signed.encode(below)).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv", "flat", "sum"])
@@ -143,7 +160,7 @@ def test_a_network_of_the_data_is_one_of_the_shifted_numbers(kind: str) -> None:
     inputs = inputs_of(rows, recipe("x").fpga, network)
     assert len(set(inputs.shifts)) > 2
     wanted = network.logits(x.astype(np.float32))
-    assert np.allclose(inputs.scaled(network).logits(inputs.read(rows)), wanted, rtol=1e-5)
+    assert np.allclose(inputs.scaled(network).logits(inputs.encode(rows)), wanted, rtol=1e-5)
 
 
 class Last(nn.Module):
@@ -164,12 +181,12 @@ def test_a_module_of_ones_own_is_trained(digits: Path) -> None:
     (digits / "net.py").write_text(SIGNAL)
     chosen = recipe("mine.npz", module="net.py:build")
     rows, _ = student(chosen, digits)
-    assert [layer.kind for layer in FixedStudent.load(digits / "student").layers] == [
+    assert [layer.kind for layer in FixedNetwork.load(digits / "student").layers] == [
         "conv",
         "dense",
     ]
     for name in ("student-float", "student-fixed"):
-        assert right(name, digits / "student", rows["test"]) > 0.85
+        assert accuracy(name, digits / "student", rows["test"]) > 0.85
 
 
 def test_a_module_with_its_weights_is_taken_as_it_is(digits: Path) -> None:
@@ -187,9 +204,9 @@ def test_a_module_with_its_weights_is_taken_as_it_is(digits: Path) -> None:
     x = np.array([row["x"] for row in rows["test"]], np.float32)
     with torch.no_grad():
         wanted = module(torch.from_numpy(x)).numpy()
-    inputs = Inputs.load(digits / "student")
-    found = Network.load(digits / "student").logits(inputs.read(rows["test"]))
-    assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+    inputs = Inputs.read(digits / "student")
+    logits = Network.load(digits / "student").logits(inputs.encode(rows["test"]))
+    assert np.abs(logits - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
 def test_token_ids_go_through_the_modules_table(digits: Path) -> None:
@@ -198,15 +215,15 @@ def test_token_ids_go_through_the_modules_table(digits: Path) -> None:
     np.savez("ids.npz", x=x, y=np.where((x == 3).sum(1) > 0, "yes", "no"))
     (digits / "net.py").write_text(WORDS)
     rows, _ = student(recipe("ids.npz", module="net.py:build", epochs=40), digits)
-    assert str(Inputs.load(digits / "student").given) == "ap_ufixed<5,5>"
-    assert right("student-fixed", digits / "student", rows["test"]) > 0.9
-    inputs = Inputs.load(digits / "student")
-    plain = score.plain_baseline(rows, {k: inputs.read(rows[k]) for k in ("train", "test")})
-    assert plain["value"] > 0.8
+    assert str(Inputs.read(digits / "student").input_type) == "ap_ufixed<5,5>"
+    assert accuracy("student-fixed", digits / "student", rows["test"]) > 0.9
+    inputs = Inputs.read(digits / "student")
+    assert training.baseline(inputs, rows).value > 0.8
+    assert Baseline.read(digits / "student") == training.baseline(inputs, rows)
     with pytest.raises(UserError, match="20 stands among the token ids.*rows 0 to 19"):
-        inputs.read([{"x": [0] * 8 + [20]}])
+        inputs.encode([{"x": [0] * 8 + [20]}])
     with pytest.raises(UserError, match=r"\[8\] numbers, and the student takes \[9\]"):
-        inputs.read([{"x": [0] * 8}])
+        inputs.encode([{"x": [0] * 8}])
 
 
 def test_texts_without_a_language_model_are_counted(digits: Path) -> None:
@@ -219,18 +236,18 @@ def test_texts_without_a_language_model_are_counted(digits: Path) -> None:
         for n in range(20)
     ]
     (digits / "said.csv").write_text("text,label\n" + "".join(lines))
-    rows, found = student(recipe("said.csv", bins=64), digits)
-    assert found["inputs"] == "counts" and found["bins"] == 64
-    assert right("student-fixed", digits / "student", rows["test"]) == 1
+    rows, facts = student(recipe("said.csv", bins=64), digits)
+    assert facts.inputs == "counts" and facts.bins == 64
+    assert accuracy("student-fixed", digits / "student", rows["test"]) == 1
 
 
 def test_the_files_bytes_are_part_of_the_lineage(digits: Path) -> None:
     (digits / "net.py").write_text(SIGNAL)
-    version = data.Data(digits, "a.dir", "b.dir", {}, "built")
 
     def keys(**chip: Any) -> tuple[str, str, str]:
-        run = Run(digits, recipe("mine.npz", module="net.py:build", **chip), version)
-        return run.key("student"), run.key("hls"), run.lineage
+        chosen = recipe("mine.npz", module="net.py:build", **chip)
+        run = bare_run(digits, chosen.model_dump(), {"train": [], "valid": [], "test": []})
+        return run.key(STUDENT), run.key(HLS), run.lineage
 
     first = keys()
     assert keys() == first
@@ -269,19 +286,19 @@ def test_each_bad_table_is_named(name: str, digits: Path) -> None:
     arrays, words = ARRAYS[name]
     np.savez("bad.npz", **arrays)
     with pytest.raises(UserError, match=words):
-        data.peek(recipe("bad.npz"), digits)
+        versions.peek(recipe("bad.npz").data, digits)
 
 
 def test_a_file_that_is_no_table_is_named(digits: Path) -> None:
     (digits / "bad.npz").write_bytes(b"PK not at all")
     with pytest.raises(UserError, match="not an .npz file"):
-        data.peek(recipe("bad.npz"), digits)
+        versions.peek(recipe("bad.npz").data, digits)
     (digits / "rows.jsonl").write_text('{"x": [1, 2], "label": "a"}\n{"x": [1], "label": "b"}\n')
     with pytest.raises(UserError, match=r"line 2, column 'x': \[1\] numbers.*has \[2\]"):
-        data.peek(recipe("rows.jsonl"), digits)
+        versions.peek(recipe("rows.jsonl").data, digits)
     (digits / "rows.jsonl").write_text('{"x": ["a", 2], "label": "a"}\n')
     with pytest.raises(UserError, match="line 1, column 'x': not a list of numbers"):
-        data.peek(recipe("rows.jsonl"), digits)
+        versions.peek(recipe("rows.jsonl").data, digits)
 
 
 FILES: dict[str, tuple[str, dict[str, str], str]] = {
@@ -323,15 +340,15 @@ def test_each_bad_module_is_named_before_anything_is_made(name: str, digits: Pat
     (digits / "net.py").write_text(text)
     save_file({"a": torch.zeros(1)}, digits / "w.safetensors")
     chosen = recipe("mine.npz", **chip)
-    rows, _ = data.peek(chosen, digits)
+    rows, _ = versions.peek(chosen.data, digits)
     with pytest.raises(UserError, match=words):
-        check.check(chosen, rows, digits)
+        check(chosen, rows, digits, {})
 
 
 def test_numbers_are_nothing_for_a_language_model(digits: Path) -> None:
     chosen = Recipe.model_validate({"name": "t", "data": {"source": "mine.npz"}, "tune": {}})
-    rows, _ = data.peek(chosen, digits)
+    rows, _ = versions.peek(chosen.data, digits)
     with pytest.raises(
         UserError, match=r"holds numbers, and a language model reads text.*\[tune\]"
     ):
-        check.check(chosen, rows, digits)
+        check(chosen, rows, digits, {})
