@@ -24,8 +24,10 @@ from trivet.backends.merged import WHOLE
 from trivet.config.recipe import load
 from trivet.data import dataset, versions
 from trivet.evaluate.score import Scored
-from trivet.fpga.labels import LABELS, teacher
+from trivet.fpga.labels import LABELS
 from trivet.fpga.searched import search_rows
+from trivet.fpga.student import STUDENT
+from trivet.fpga.teacher import logits
 from trivet.fpga.training import prepare
 from trivet.hw.distill import distill
 from trivet.hw.qat import quantize
@@ -62,7 +64,7 @@ def measure(run: Run, seed: int) -> dict[str, Any]:
     """Train the student with this seed; its accuracies, its cost and its synthesis for xcup."""
     rows, chip = dataset.read(run.recipe.data, run.data.folder), run.recipe.fpga
     labels = TASKS[run.recipe.data.task].labels(rows["train"])
-    learnt, _ = search_rows(chip, ROOT, rows, labels, teacher(run))
+    learnt, _ = search_rows(chip, ROOT, rows, labels, logits(run, STUDENT))
     _, inputs = prepare(chip, rows["train"], ROOT)
     truth = np.array([labels.index(row["label"]) for row in rows["test"]])
     test = inputs.encode(rows["test"])

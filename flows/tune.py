@@ -27,9 +27,9 @@ from trivet.evaluate import parity
 from trivet.evaluate.score import Scored
 from trivet.flows.progress import console, done, progress, use_gpu
 from trivet.fpga.facts import chip_facts
-from trivet.fpga.stages.hls import HLS
-from trivet.fpga.stages.rtl import RTL
-from trivet.fpga.stages.student import STUDENT, registered
+from trivet.fpga.hls import HLS
+from trivet.fpga.rtl import RTL
+from trivet.fpga.student import STUDENT, registered
 from trivet.fpga.synthesis import SYNTHESIS
 from trivet.plugins import TASKS
 from trivet.records.check import Check

@@ -18,7 +18,7 @@ from trivet import UserError
 from trivet.artifacts.run import Run
 from trivet.evaluate.predict import predict
 from trivet.export.merged import MERGED
-from trivet.fpga.stages.student import STUDENT
+from trivet.fpga.student import STUDENT
 from trivet.registry import champion
 
 pytestmark = pytest.mark.unit

@@ -1,4 +1,4 @@
-"""The champion of a run is an MLflow model: any client that loads it answers as the product does."""
+"""The champion of a run is an MLflow model: whoever loads it gets the product's answers."""
 
 import json
 

@@ -33,7 +33,7 @@ from trivet.artifacts.run import Run
 from trivet.evaluate.predict import answer, choose, open_session
 from trivet.export.onnx import ONNX
 from trivet.flows.servers import Servers
-from trivet.fpga.stages.student import STUDENT
+from trivet.fpga.student import STUDENT
 from trivet.records.score import Curve, Point
 
 pytestmark = pytest.mark.servers

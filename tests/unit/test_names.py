@@ -1,4 +1,4 @@
-"""What the product is made of is named in one file each: nothing else holds the name as a string."""
+"""What the product is made of is named in one file each; nothing else holds it as a string."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ PACKAGE = Path(trivet.__file__).parent
 # The defaults of a recipe, which a recipe might as well have spelled out.
 DEFAULTS = {("config/data.py", "classify"), ("config/recipe.py", "lora")}
 # Also names of packages, or words for a key in a record of what was found there.
-OTHERS = {("kernels", "lora"), ("fpga/stages/rtl.py", "alkaid")}
+OTHERS = {("kernels", "lora"), ("fpga/rtl.py", "alkaid")}
 
 
 def literals(file: Path) -> Iterator[tuple[int, str]]:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trivet.artifacts.artifact import Artifact, Watch
-from trivet.fpga.stages.hls import HLS
-from trivet.fpga.stages.rtl import VERILOG
+from trivet.fpga.hls import HLS
+from trivet.fpga.rtl import VERILOG
 from trivet.plugins import ARTIFACTS
 
 if TYPE_CHECKING:
