@@ -1,4 +1,4 @@
-"""A hub on this machine: what huggingface_hub asks of one, over HTTP, with every request counted."""
+"""A hub on this machine: what huggingface_hub asks of one, over HTTP; its requests are counted."""
 
 import hashlib
 import json
