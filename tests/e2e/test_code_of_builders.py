@@ -20,7 +20,6 @@ BUILD = """
 import json, sys, threading
 from pathlib import Path
 from bare_run import bare_run
-from trivet.evaluate.baseline import BASELINE
 from trivet.evaluate.score import Scored
 from trivet.check import CHECKED
 
@@ -28,7 +27,7 @@ root, tree, rows = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 run = bare_run(root, tree, rows)
 scores = [Scored(backend) for backend in run.backends() if backend.name in ("onnx-int8", "adapter")]
 report = {}
-for artifact in [CHECKED, BASELINE, *run.artifacts(), *scores]:
+for artifact in [CHECKED, *run.artifacts(), *scores]:
     ran = set()
 
     def record(frame, event, argument):
