@@ -1,26 +1,37 @@
-# make demo: set up and run the main job.   make test: set up and run lint, types and tests.
+# make demo: set up and run the main job.   make test: set up and run lint, types, layers and tests.
+# make unit · compile · rtl · servers · e2e: one tier of the tests.   make sweep: the long ones.
 PYTHON ?= python3
 BIN := .venv/bin
+JOBS ?= 2
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test tools clean
+.PHONY: demo test lint unit compile rtl servers e2e sweep tools clean
 demo: $(BIN)/.ready
 	$(BIN)/trivet run flows/recipes/home.toml
 
-test: $(BIN)/.ready-dev
+test: lint
+	$(BIN)/pytest -n $(JOBS) -m "not sweep"
+
+lint: $(BIN)/.ready-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/lint-imports --no-logo
+
+unit compile sweep: $(BIN)/.ready-dev
+	$(BIN)/pytest -n $(JOBS) -m $@
+
+rtl servers e2e: $(BIN)/.ready-dev
+	$(BIN)/pytest -m $@
 
 # torch first and pinned: asked for loosely, by whatever package comes first, it may be another build.
 $(BIN)/.ready: pyproject.toml constraints.txt | tools
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q -c constraints.txt -e .
+	$(BIN)/pip install -q -c constraints.txt -e '.[fpga,gpu]'
 	touch $@
 
 $(BIN)/.ready-dev: $(BIN)/.ready
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[fpga,gpu,dev]'
 	touch $@
 
 tools:

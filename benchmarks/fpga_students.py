@@ -18,14 +18,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from trivet.flows.recipe import load
-from trivet.flows.steps import artifacts, data, fpga
-from trivet.flows.steps.run import Run
 
+from trivet.artifacts.run import Run
+from trivet.backends.merged import WHOLE
+from trivet.config.recipe import load
+from trivet.data import dataset, versions
+from trivet.evaluate.score import Scored
+from trivet.fpga.labels import LABELS
+from trivet.fpga.searched import search_rows
+from trivet.fpga.student import STUDENT
+from trivet.fpga.teacher import logits
+from trivet.fpga.training import prepare
 from trivet.hw.distill import distill
 from trivet.hw.qat import quantize
 from trivet.hw.rtl import verilog
 from trivet.hw.synth import open_tools
+from trivet.plugins import TASKS
+from trivet.records.score import Score
 
 SEEDS = range(5)
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,27 +49,25 @@ STUDENTS: dict[str, tuple[str, list[str]]] = {  # recipe and overrides
 }
 
 
-def prepared(recipe: str, overrides: list[str]) -> tuple[Run, dict[str, Any]]:
+def begin(recipe: str, overrides: list[str]) -> tuple[Run, float | None]:
     """The run up to its student, and how accurate the teacher is (None where there is none)."""
     chosen = load(recipe, overrides)
-    run, teacher = Run(ROOT, chosen, data.version(chosen, ROOT)), None
-    if chosen.tune:
-        artifacts.adapter(run)
-        artifacts.merged(run)
-        artifacts.onnx(run)
-        artifacts.labels(run)
-        teacher = artifacts.scored(run, "merged").score["value"]
-    return run, {"teacher": teacher}
+    run = Run.begin(ROOT, chosen, versions.version(chosen.data, ROOT))
+    if not LABELS.wanted(chosen):
+        return run, None
+    for artifact in (*run.line(LABELS), *run.line(Scored(WHOLE))):
+        run.build(artifact)
+    return run, Score.read(run.path(Scored(WHOLE))).metric.value
 
 
 def measure(run: Run, seed: int) -> dict[str, Any]:
     """Train the student with this seed; its accuracies, its cost and its synthesis for xcup."""
-    rows, chip = data.read(run.recipe, run.data.folder), run.recipe.fpga
-    learnt, _ = artifacts.searched(run)
-    _, inputs = fpga.prepare(run.recipe, rows["train"], ROOT)
-    labels = data.labels(rows["train"])
+    rows, chip = dataset.read(run.recipe.data, run.data.folder), run.recipe.fpga
+    labels = TASKS[run.recipe.data.task].labels(rows["train"])
+    learnt, _ = search_rows(chip, ROOT, rows, labels, logits(run, STUDENT))
+    _, inputs = prepare(chip, rows["train"], ROOT)
     truth = np.array([labels.index(row["label"]) for row in rows["test"]])
-    test = inputs.read(rows["test"])
+    test = inputs.encode(rows["test"])
     network = distill(learnt.x, learnt.targets, chip.hidden, chip.epochs, seed)
     fixed = quantize(
         network,
@@ -129,17 +136,18 @@ def main() -> None:
     results["machine"] = f"{platform.machine()}, {os.cpu_count()} shared cores"
     results["versions"] = {name: version(name) for name in ("torch", "alkaid", "pyosys")}
     for name, (recipe, overrides) in STUDENTS.items():
-        run, facts = prepared(recipe, overrides)
+        run, accuracy = begin(recipe, overrides)
         chip = run.recipe.fpga.model_dump()
         chosen = {k: chip[k] for k in ("hidden", "weight_bits", "activation_bits", "sparsity")}
         it = results["students"].get(name)
         if it is None or it["chosen"] != chosen:
-            it = results["students"][name] = facts | {"chosen": chosen, "seeds": []}
+            it = {"teacher": accuracy, "chosen": chosen, "seeds": []}
+            results["students"][name] = it
         for seed in SEEDS:
             if seed not in [one["seed"] for one in it["seeds"]]:
-                it["seeds"].append(measured := measure(run, seed))
+                it["seeds"].append(measure(run, seed))
                 JSON.write_text(json.dumps(results, indent=1) + "\n")
-                print(name, measured)
+                print(name, it["seeds"][-1])
     TABLE.write_text(f"# Students on the chip\n\n{(__doc__ or '').strip()}\n\n{table(results)}\n")
 
 

@@ -9,14 +9,19 @@ import json
 import platform
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
-from trivet.flows.recipe import load
-from trivet.flows.steps import artifacts, data, score
-from trivet.flows.steps import model as base
-from trivet.flows.steps.backends import Card, open_backend
-from trivet.flows.steps.run import Run
+
+from trivet.artifacts.run import Run
+from trivet.backends.adapter import ADAPTED
+from trivet.config.recipe import load
+from trivet.data import dataset, versions
+from trivet.evaluate.score import Scored
+from trivet.plugins import TASKS
+from trivet.records.score import Baseline, Score
+from trivet.tuning.adapter import ADAPTER
 
 TUNED = (31, 62, 150)  # labelled rows; 31 = one for each intent
 PLAIN = (300, 600, 1200, 2400, 4544)  # where only the baseline is fitted, up to all there are
@@ -24,32 +29,32 @@ SEEDS, THREADS = (0, 1, 2), 2
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-def measure(rows: int, seed: int) -> dict:
+def measure(rows: int, seed: int) -> dict[str, Any]:
     """Accuracy and macro-F1 of both on the default recipe with `rows` labelled rows.
 
     Where `rows` is not in TUNED, of the baseline alone.
     """
-    recipe = load("home.toml", [f"data.rows={rows}", f"data.seed={seed}", f"tune.seed={seed}"])
-    version = data.version(recipe, DOCS.parent)
-    read = data.read(recipe, version.folder)
-    plain = score.baseline(read)
-    found = {
-        "rows": len(read["train"]),
-        "seed": seed,
-        "baseline": {"accuracy": plain["value"], "macro_f1": plain["macro_f1"]},
-    }
+    words = [f"data.rows={rows}", f"data.seed={seed}", f"tune.seed={seed}", "fpga.enabled=false"]
+    recipe = load("home.toml", words)
+    version = versions.version(recipe.data, DOCS.parent)
+    splits = dataset.read(recipe.data, version.folder)
+    plain = TASKS[recipe.data.task].baseline(splits)
+    assert plain
+    point = {"rows": len(splits["train"]), "seed": seed, "baseline": _figures(plain)}
     if rows not in TUNED:
-        return found
+        return point
     with tempfile.TemporaryDirectory() as root:
-        adapter = artifacts.adapter(Run(Path(root), recipe, version))
-        answers = score.ask(open_backend("adapter", adapter), read["test"], "classify")
-        labels = Card.read(adapter).labels
-        targets = score.targets_of(read["test"], recipe.data, labels, base.load_tokenizer(adapter))
-    tuned = score.score(answers, targets, read["test"], "classify", labels)
-    return found | {"tuned": {"accuracy": tuned["value"], "macro_f1": tuned["second"]["value"]}}
+        run = Run.begin(Path(root), recipe, version)
+        run.build(ADAPTER)
+        return point | {"tuned": _figures(Score.read(run.build(Scored(ADAPTED))))}
 
 
-def draw(points: list[dict]) -> None:
+def _figures(result: Baseline | Score) -> dict[str, float]:
+    value = result.value if isinstance(result, Baseline) else result.metric.value
+    return {"accuracy": value, "macro_f1": result.second.value}
+
+
+def draw(points: list[dict[str, Any]]) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
@@ -84,16 +89,16 @@ def draw(points: list[dict]) -> None:
 def main() -> None:
     torch.set_num_threads(THREADS)
     file = DOCS / "learning-curve.json"
-    found = json.loads(file.read_text()) if file.exists() else {"points": []}
-    have = {(p["rows"], p["seed"]) for p in found["points"]}
+    record = json.loads(file.read_text()) if file.exists() else {"points": []}
+    have = {(p["rows"], p["seed"]) for p in record["points"]}
     for rows in (*PLAIN, *TUNED):
         for seed in SEEDS:
             if (rows, seed) not in have:
-                found["points"].append(measure(rows, seed))
-                found |= {"threads": THREADS, "machine": platform.machine(), "test_rows": 600}
-                file.write_text(json.dumps(found, indent=1) + "\n")
-                print(found["points"][-1], flush=True)
-    draw(found["points"])
+                record["points"].append(measure(rows, seed))
+                record |= {"threads": THREADS, "machine": platform.machine(), "test_rows": 600}
+                file.write_text(json.dumps(record, indent=1) + "\n")
+                print(record["points"][-1], flush=True)
+    draw(record["points"])
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ gives the same logits. What comes out is registered beside the model, as `<model
 """
 
 from prefect import flow
-from trivet.registry.models import chip_recipe
 
 from trivet.config.recipe import load_chip, validate
 from trivet.flows.tune import Outcome, run_pipeline
+from trivet.registry.models import chip_recipe
 
 
 @flow(name="fpga-build", description=__doc__)

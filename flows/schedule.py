@@ -154,7 +154,7 @@ def run_later(
 
 def _parameters(root: Path, recipe: str, overrides: list[str]) -> tuple[str, Parameters]:
     """The recipe's name, and the flow's parameters with a path that holds from the root."""
-    from trivet.flows.recipe import load
+    from trivet.config.recipe import load
 
     name = load(recipe, overrides).name
     file = Path(recipe).resolve()

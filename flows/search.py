@@ -26,8 +26,9 @@ from trivet.data import dataset
 from trivet.flows.progress import progress
 from trivet.flows.tune import begin, build
 from trivet.fpga.errors import recipe_keys
-from trivet.fpga.labels import LABELS, teacher
 from trivet.fpga.searched import SEARCHED, search_rows
+from trivet.fpga.student import STUDENT
+from trivet.fpga.teacher import logits
 from trivet.hw.search.pareto import choose, draw, front
 from trivet.hw.search.space import propose, space
 from trivet.hw.search.trial import Point, Trial, evaluate, load, store
@@ -65,10 +66,10 @@ def fpga_search(
 ) -> SearchResult:
     chosen = load_chip(recipe, overrides)
     run, _ = begin(chosen, "search ")
-    if LABELS.wanted(chosen):
+    if chosen.tune:
         tracked = registry.open_run(run, str(runtime.flow_run.id))
-        for artifact in run.line(LABELS):
-            build(run, artifact, tracked)
+        for artifact in run.line(STUDENT)[:-1]:  # up to its teacher
+            build(artifact)(run, artifact, tracked)
 
     folder = run.root / ".trivet" / "searches" / run.slot(SEARCHED)
     trials = try_students(run, folder)
@@ -91,7 +92,7 @@ def try_students(run: Run, folder: Path) -> list[Trial]:
     rows = dataset.read(run.recipe.data, run.data.folder)
     with recipe_keys():
         learnt, network = search_rows(
-            chip, run.root, rows, task.labels(rows["train"]), teacher(run)
+            chip, run.root, rows, task.labels(rows["train"]), logits(run, STUDENT)
         )
     weighted = sum(step.kind != "sum" for step in network.steps) if network else 0
     ranges = space(() if network else chip.hidden, weighted or len(chip.hidden) + 1)

@@ -27,9 +27,9 @@ from trivet.evaluate import parity
 from trivet.evaluate.score import Scored
 from trivet.flows.progress import console, done, progress, use_gpu
 from trivet.fpga.facts import chip_facts
-from trivet.fpga.stages.hls import HLS
-from trivet.fpga.stages.rtl import RTL
-from trivet.fpga.stages.student import STUDENT, registered
+from trivet.fpga.hls import HLS
+from trivet.fpga.rtl import RTL
+from trivet.fpga.student import STUDENT, registered
 from trivet.fpga.synthesis import SYNTHESIS
 from trivet.plugins import TASKS
 from trivet.records.check import Check
@@ -79,7 +79,7 @@ def _title() -> str:
 
 
 @task(task_run_name=_title, **step)
-def build(run: Run, artifact: Artifact, tracked: str | None = None) -> State:
+def _build(run: Run, artifact: Artifact, tracked: str | None = None) -> State:
     """Any artifact, unless the store has it."""
     slot = run.slot(artifact)
     if run.has(artifact):
@@ -92,6 +92,11 @@ def build(run: Run, artifact: Artifact, tracked: str | None = None) -> State:
 
         folder = run.build(artifact, Watch(on_progress, on_point))
     return Completed(data=folder, message=slot)
+
+
+def build(artifact: Artifact) -> Any:
+    """The task that builds it, with the time that the artifact may take."""
+    return _build.with_options(timeout_seconds=artifact.timeout)
 
 
 @task(task_run_name="prove {run.recipe.name}", **step)
@@ -213,7 +218,7 @@ def begin(recipe: Recipe, prefix: str = "") -> tuple[Run, Check]:
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, name=prefix + run.name)
     fetch_student(run)
-    checked = Check.read(build(run, check.CHECKED).result())
+    checked = Check.read(build(check.CHECKED)(run, check.CHECKED).result())
     write_text(run.folder / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
     data, task = run.data, TASKS[recipe.data.task]
     rows = dataset.read(recipe.data, data.folder)
@@ -254,10 +259,11 @@ def build_all(run: Run, tracked: str) -> dict[Backend, str]:
             continue
         for other in artifacts:
             if other.beside and artifact in other.parents(run.recipe):
-                beside[other] = build.submit(run, other)
+                beside[other] = build(other).submit(run, other)
         for backend in run.backends():
             if backend.artifact is artifact:
-                build(run, Scored(backend))
+                scored = Scored(backend)
+                build(scored)(run, scored)
     for future in beside.values():
         future.result()
     return {b: lost[b.artifact] for b in run.backends() if b.artifact in lost}
@@ -265,7 +271,7 @@ def build_all(run: Run, tracked: str) -> dict[Backend, str]:
 
 def attempt(run: Run, artifact: Artifact, tracked: str) -> str | None:
     """Build; why an optional artifact's tool failed, or None."""
-    state = build(run, artifact, tracked, return_state=True)
+    state = build(artifact)(run, artifact, tracked, return_state=True)
     if not state.is_failed():
         return None
     error: Any = state.result(raise_on_failure=False)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from trivet.hw.errors import DesignError
-from trivet.hw.network import Network, Step
+from trivet.hw.network import Network
+from trivet.hw.steps import Step
 
 ALLOWED = (
     "It may have: Embedding (first), Linear, Conv1d (no padding, groups 1, dilation 1), "

@@ -10,16 +10,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-import torch
 from pydantic import AliasChoices, ConfigDict, Field
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
 
-from trivet.hw.network import Kind, apply, shapes
 from trivet.hw.record import Record
+from trivet.hw.steps import Kind, shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROWS = 4096  # computed at once: a convolution in float64 takes much memory
 EXACT_FLOAT64 = 53  # bits: a sum no wider than this is a float64 without rounding
@@ -73,11 +74,11 @@ class Fixed:
         """The float64 values that this type has for x."""
         return np.ldexp(self.round(x.astype(np.float64))[0], -self.fraction)
 
-    def fake_quantize(self, x: Tensor) -> Tensor:
+    def fake_quantize(self, x: "Tensor") -> "Tensor":
         """x as this type would hold it; the gradient passes as if only the range were limited."""
         step = 2.0**-self.fraction
         inside = x.clamp(self.low * step, self.high * step)
-        rounded = (torch.floor(x / step + 0.5) * step).clamp(self.low * step, self.high * step)
+        rounded = ((x / step + 0.5).floor() * step).clamp(self.low * step, self.high * step)
         return inside + (rounded - inside).detach()
 
 
@@ -179,6 +180,10 @@ class FixedNetwork:
         return self._run(x)[1]
 
     def _run(self, x: np.ndarray) -> tuple[np.ndarray, list[LayerRange]]:
+        import torch  # takes seconds, and whoever asks a compiled form has no need of it
+
+        from trivet.hw.network import apply
+
         sums = x.reshape(len(x), *self.shape).astype(np.float64)
         codes, saturated = self.input_type.round(sums)
         values = np.ldexp(codes, -self.input_type.fraction)

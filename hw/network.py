@@ -1,59 +1,21 @@
-"""The networks that may go on the chip: a chain of few kinds of step, in one layout.
+"""The float network: a chain of few kinds of step, in one layout.
 
-A row is numbers [features], a sequence [length, channels], or token ids [length]; positions come
-before channels everywhere (torch's convolution has it the other way round). The float network, its
-training in fixed point and the exact fixed-point network are the same chain over other numbers, so
-`apply` is written once.
-Not here: fixed point (fixed.py), training (distill.py).
+The float network, its training in fixed point and the exact fixed-point network are the same chain
+over other numbers, so `apply` is written once.
+Not here: the steps and their shapes (steps.py), fixed point (fixed.py), training (distill.py).
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from pydantic import ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trivet.hw.record import Record
-
-Kind = Literal["dense", "conv", "embedding", "sum"]
-
-
-class StepLike(Protocol):
-    """What `apply` asks of a step, whatever else it knows."""
-
-    @property
-    def kind(self) -> Kind: ...
-    @property
-    def relu(self) -> bool: ...
-    @property
-    def stride(self) -> int: ...
-
-
-class HasShape(Protocol):
-    """A torch tensor or a NumPy array."""
-
-    @property
-    def shape(self) -> Sequence[int]: ...
-
-
-@dataclass(frozen=True)
-class Step:
-    """dense: weight [out, in], on the flattened row. conv: [out, in, kernel], no padding.
-    embedding: [tokens, channels], no bias. sum: over positions, no weight, no bias.
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    kind: Kind
-    relu: bool = False
-    stride: int = 1
+from trivet.hw.steps import NetworkRecord, Step, StepLike, shapes
 
 
 def apply(step: StepLike, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -67,32 +29,6 @@ def apply(step: StepLike, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     else:
         x = x.sum(1)
     return torch.relu(x) if step.relu else x
-
-
-def shapes(
-    shape: tuple[int, ...], steps: Sequence[StepLike], weights: Iterable[HasShape]
-) -> list[tuple[int, ...]]:
-    """Of one row: at the input, which is `shape`, and after each step."""
-    sizes = [tuple(shape)]
-    for step, weight in zip(steps, weights, strict=True):
-        before, size = sizes[-1], weight.shape
-        if step.kind == "dense":
-            sizes.append((size[0],))
-        elif step.kind == "conv":
-            sizes.append(((before[0] - size[2]) // step.stride + 1, size[0]))
-        elif step.kind == "embedding":
-            sizes.append((before[0], size[1]))
-        else:
-            sizes.append((before[1],))
-    return sizes
-
-
-class NetworkRecord(Record):
-    """student.json: the chain; its weights lie beside it in student.safetensors."""
-
-    FILE: ClassVar[str] = "student.json"
-    shape: tuple[int, ...]
-    steps: tuple[Step, ...]
 
 
 class Network(nn.Module):

@@ -12,7 +12,8 @@ from workspaces import REPOSITORY, fresh_workspace
 
 from trivet.config.data import Model
 
-torch.set_num_threads(2)
+SHARED = ("servers", "e2e")
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +43,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test's tier is the folder that it lies in."""
+    """A test's tier is the folder that it lies in. Of processes side by side, one takes a whole
+    file, or a whole tier whose tests share their servers.
+    """
     for item in items:
         tier = item.path.relative_to(REPOSITORY / "tests").parts[0]
         item.add_marker(getattr(pytest.mark, tier))
+        item.add_marker(pytest.mark.xdist_group(tier if tier in SHARED else str(item.path)))

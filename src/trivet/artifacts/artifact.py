@@ -33,7 +33,8 @@ class Artifact(ABC):
     killed build left behind is handed to the next. `optional`: its tool may fail; what is made from
     it is then missing, and the run is refused by name, but all else goes on. `beside`: built while
     the run goes on. `on_gpu`: takes the GPU where there is one. `kept_inside`: is not shown in the
-    run's folder. `timeout`: seconds.
+    run's folder. `timeout`: seconds. `needs`: packages without which it cannot be built, where an
+    extra brings them.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Artifact(ABC):
     on_gpu: ClassVar[bool] = False
     kept_inside: ClassVar[bool] = False
     timeout: ClassVar[int] = HOUR
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def wanted(self, recipe: "Recipe") -> bool:
         """Whether a recipe's run makes it."""

@@ -183,7 +183,7 @@ def link_tree(source: Path, target: Path) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    with FileLock(target.with_name(f"{target.name}.lock")):
+    with FileLock(target.with_name(f".{target.name}.lock")):  # hidden: people open these folders
         if not target.exists():
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(source, part, copy_function=_link)

@@ -276,7 +276,7 @@ def main() -> None:
         from trivet import extras
 
         extra = extras.bringing(e.name or "")
-        if extra is None:
+        if not extra:
             raise
         fail(f"The package {e.name} is not installed: {extras.install(extra)}.")
     except OSError as e:

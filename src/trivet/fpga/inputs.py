@@ -8,19 +8,20 @@ student. Not here: another encoding of columns that are not numbers.
 
 import json
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 
 from trivet import UserError
 from trivet.config.fpga import Fpga
 from trivet.data import numbers
 from trivet.hw.features import COUNT_TYPE, hash_ngrams
 from trivet.hw.fixed import Fixed
-from trivet.hw.network import Network
 from trivet.records.record import Record
 from trivet.tasks.example import Row
+
+if TYPE_CHECKING:
+    from trivet.hw.network import Network
 
 
 class Inputs(Record):
@@ -63,11 +64,13 @@ class Inputs(Record):
             )
         return x.astype(np.int64)
 
-    def scaled(self, network: Network) -> Network:
+    def scaled(self, network: "Network") -> "Network":
         """A network of the numbers as the data have them, turned into one of the shifted numbers;
         its logits stay the same, for a power of two is exact.
         """
         if self.kind == "numbers":
+            import torch
+
             at = next(i for i, step in enumerate(network.steps) if step.kind != "sum")
             scale = torch.tensor([2.0**shift for shift in self.shifts])
             weight = network.weights[at].data
@@ -96,7 +99,7 @@ class Inputs(Record):
         return {("input_type" if key == "given" else key): value for key, value in tree.items()}
 
 
-def inputs_of(rows: Sequence[Row], chip: Fpga, network: Network | None) -> Inputs:
+def inputs_of(rows: Sequence[Row], chip: Fpga, network: "Network | None") -> Inputs:
     """How these training rows are fed to a network (None: one of `fpga.hidden` dense layers)."""
     if "text" in rows[0]:
         return Inputs(kind="counts", input_type=COUNT_TYPE, bins=chip.bins)

@@ -10,17 +10,16 @@ from trivet.backends.adapter import ADAPTED
 from trivet.backends.backend import Backend
 from trivet.backends.merged import WHOLE
 from trivet.backends.onnx import ONNX_FP32
+from trivet.fpga.teacher import LOGITS, Teacher
 from trivet.plugins import ARTIFACTS, BACKENDS, TASKS
 
 if TYPE_CHECKING:
     from trivet.artifacts.run import Run
     from trivet.config.recipe import Recipe
 
-LOGITS = "logits.npy"
 
-
-class Labels(Artifact):
-    """The logits, float32 [pool + train rows, classes] in that order: logits.npy."""
+class Labels(Teacher):
+    """Of the run's own tuned model, by the backend that answers quickest here."""
 
     name = "labels"
     title = "label the pool of {recipe}"
@@ -63,8 +62,3 @@ class Labels(Artifact):
 
 
 LABELS = ARTIFACTS.add(Labels())
-
-
-def teacher(run: "Run") -> np.ndarray | None:
-    """Those logits; None without a language model."""
-    return np.load(run.path(LABELS) / LOGITS) if LABELS.wanted(run.recipe) else None

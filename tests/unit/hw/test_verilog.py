@@ -12,11 +12,12 @@ from hw_reference import chain
 
 from trivet.hw.errors import DesignError
 from trivet.hw.fixed import Fixed, FixedNetwork
-from trivet.hw.network import Network, Step, mlp
+from trivet.hw.network import Network, mlp
 from trivet.hw.qat import quantize
 from trivet.hw.rtl import verilog
 from trivet.hw.rtl.interpreter import Interpreter
 from trivet.hw.rtl.records import Port, RtlDesign
+from trivet.hw.steps import Step
 from trivet.hw.vectors import Equality, compare
 
 PART = "xcku5p-ffvb676-2-e"

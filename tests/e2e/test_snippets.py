@@ -1,6 +1,6 @@
 """The Python of a page runs as copied, on real artifacts, and all of it says the same.
 
-Run: .venv/bin/pytest tests/unit/report/test_snippets.py
+Run: .venv/bin/pytest tests/e2e/test_snippets.py
 """
 
 import html

@@ -1,0 +1,128 @@
+"""The whole way, once, on real servers: a scheduled run, its proof, its chain, its answers.
+
+Run: .venv/bin/pytest tests/e2e/test_flow.py
+"""
+
+import json
+import subprocess
+from pathlib import Path
+
+from conftest import Ran, Trivet, fire
+from prefect_api import PrefectApi
+
+TASKS = {
+    "version home", "check small",
+    "tune small", "score adapter", "merge small", "score merged",
+    "export small to ONNX", "score onnx-fp32", "score onnx-int8", "fit the baseline of small",
+    "label the pool of small", "distil small", "score student-float", "score student-fixed",
+    "compile small for C simulation", "score hls-csim",
+    "compile small to Verilog", "score alkaid", "synthesize small",
+    "compile small for RTL simulation", "score rtl",
+    "prove small", "register small",
+}  # fmt: skip
+
+
+def test_a_scheduled_run_is_proven(home_run: Ran, prefect: PrefectApi) -> None:
+    assert home_run.name.startswith("small-")
+    tasks = prefect.tasks(home_run.id, len(TASKS) + 1)
+    assert set(tasks) == TASKS | {f"report {home_run.name}"}
+    assert {task.name for task in tasks.values()} == {"Completed"}
+
+    parity = home_run.json("parity.json")
+    stages = {stage["backend"]: stage for stage in parity["stages"]}
+    assert parity["promoted"] and parity["refused"] == []
+    assert list(stages) == [
+        "adapter", "merged", "onnx-fp32", "onnx-int8", "student-float", "student-fixed", "hls-csim",
+        "alkaid", "rtl",
+    ]  # fmt: skip
+    assert all(stage["rows"] == 60 and stage["ms_per_row"] > 0 for stage in stages.values())
+    for name in ("hls-csim", "alkaid", "rtl"):
+        assert stages[name]["bit_exact"] and stages[name]["max_abs_diff"] == 0
+    assert stages["merged"]["agreement"] >= 0.999 and stages["merged"]["reference"] == "adapter"
+    assert stages["onnx-int8"]["max_abs_diff"] > 0
+    assert 0 < parity["baseline"]["value"] < 1
+    vectors = {name: stages[name]["vectors"] for name in ("hls-csim", "alkaid", "rtl")}
+    assert {name: pair["equal"] for name, pair in vectors.items()} == {
+        "hls-csim": 100_000,
+        "alkaid": 100_000,
+        "rtl": 20_000,
+    }
+
+
+def test_its_chip_is_measured_and_its_folder_is_whole(home_run: Ran) -> None:
+    chip = home_run.json("fpga.json")
+    assert chip["design"]["interval"] == 1 and chip["design"]["cycles"] <= 12
+    assert chip["synth"]["failures"] == {} and chip["synth"]["xcup"]["dsp"] == 0
+    assert chip["synth"]["xcup"]["lut"] > 0 and chip["synth"]["clock"]["mhz"] > 0
+    page = (home_run.folder / "report.html").read_text()
+    assert home_run.name in page and "hls-csim" in page
+    for part in (
+        "adapter/adapter_model.safetensors",
+        "merged/chat_template.jinja",
+        "onnx/tokenizer.json",
+        "hls",
+        "rtl/src/student.v",
+        "synth/synth.json",
+    ):
+        assert (home_run.folder / part).exists()
+
+
+def test_the_next_one_finds_nothing_changed(
+    home_run: Ran, trivet: Trivet, prefect: PrefectApi, clone: Path
+) -> None:
+    before = (home_run.folder / "parity.json").stat().st_mtime_ns
+    run = fire(trivet, prefect)
+    assert run["state_name"] == "Completed" and run["name"] == home_run.name
+    tasks = prefect.tasks(run["id"], len(TASKS) + 1)
+    assert set(tasks) == TASKS | {f"report {home_run.name}"}
+    assert {task.name for task in tasks.values()} == {"Cached"}, tasks
+    assert (home_run.folder / "parity.json").stat().st_mtime_ns == before
+
+    # the UI says which slot of the store a task found
+    slots = {
+        task.message.removeprefix("unchanged: ")
+        for name, task in tasks.items()
+        if name.split()[0] not in ("version", "prove", "register", "report")
+    }
+    assert all((clone / ".trivet" / "store" / slot).is_dir() for slot in slots)
+    keys = home_run.json("lineage.json")["keys"]
+    artifacts = {f"{name}-{key[:16]}" for name, key in keys.items()}
+    scores = {slot for slot in slots if slot.startswith("score-")}
+    assert artifacts | scores | {slot for slot in slots if slot.startswith("check-")} == slots
+    assert len(scores) == 9
+
+
+def test_prefect_keeps_no_cache_of_its_own(home_run: Ran, prefect: PrefectApi, clone: Path) -> None:
+    tasks = prefect.tasks(home_run.id, len(TASKS) + 1)
+    assert not any(task.persisted for task in tasks.values())
+    home = clone / ".trivet" / "prefect"
+    assert {file.name.split(".")[0] for file in home.rglob("*")} <= {"prefect", "memo_store"}
+    assert not list(clone.rglob("*.record"))
+
+
+def test_the_chain_back_from_the_champion(
+    home_run: Ran, trivet: Trivet, prefect: PrefectApi, clone: Path
+) -> None:
+    chains = json.loads(trivet("why", "--json").stdout)
+    (chain,) = (chain for chain in chains if chain["model"] == "small")
+    lineage = home_run.json("lineage.json")
+    assert (chain["version"], chain["aliases"]) == ("1", ["champion"])
+    assert chain["run"] == home_run.name and chain["lineage"] == lineage["lineage"]
+    assert chain["dvc_md5"] == home_run.json("data.json")["md5"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True)
+    assert chain["git_commit"] == head.stdout.strip()
+    assert prefect.flow_run(chain["flow_run_id"])["name"] == home_run.name
+    assert chain["parameters"]["tune.rank"] == "4"
+
+
+def test_a_run_answers(home_run: Ran, trivet: Trivet) -> None:
+    said = {}
+    for backend in ("adapter", "onnx-fp32", "student-fixed", "hls-csim"):
+        words = ("predict", home_run.name, "turn off the light", "--backend", backend, "--json")
+        said[backend] = json.loads(trivet(*words).stdout)
+    assert said["adapter"]["label"] == said["onnx-fp32"]["label"]
+    assert said["student-fixed"]["best"] == said["hls-csim"]["best"]
+    assert "does not talk" in trivet("chat", home_run.name, rc=2).stderr
+    unknown = trivet("predict", home_run.name, "x", "--backend", "gpu", rc=2)
+    assert "onnx-fp32" in unknown.stderr
+    assert "is not there" in trivet("predict", "nothing", "x", rc=2).stderr
