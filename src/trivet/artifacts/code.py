@@ -22,6 +22,7 @@ import trivet
 PACKAGE = Path(trivet.__file__).parent
 # They decide where bytes lie and what is found by name, never what the bytes are.
 MACHINERY = ("trivet", "trivet.plugins", "trivet.artifacts")
+TYPING_ALONE = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
 @cache
@@ -70,13 +71,15 @@ def _tree(file: Path) -> ast.Module:
 
 @cache
 def _digest(file: Path) -> str:
-    """Of the code alone: neither comments, nor docstrings, nor where it stands."""
+    """Of what is run: neither comments, docstrings nor types' imports, nor where it stands."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 node.body = node.body[1:]
+        elif isinstance(node, ast.If) and ast.unparse(node.test) in TYPING_ALONE:
+            node.body = []
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
@@ -97,9 +100,10 @@ def _imports(file: Path) -> tuple[list[str], list[str]]:
 
 
 def _run(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under `if TYPE_CHECKING:`."""
+    """All nodes but those under `if TYPE_CHECKING:`; those under its `else:` are run."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in TYPING_ALONE:
+            yield from _run(ast.Module(node.orelse, []))
             continue
         yield node
         yield from _run(node)

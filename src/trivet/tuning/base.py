@@ -56,7 +56,7 @@ def resolve(model: Model) -> Base:
     if model.base == PACKAGED:
         revision = WHEEL.sha256
     elif Path(model.base).is_dir():
-        files = sorted(f for f in _folder(model.base).iterdir() if f.is_file())
+        files = sorted(f for f in _folder(model.base, model.base).iterdir() if f.is_file())
         listing = "".join(f"{f.name} {sha256(f)}\n" for f in files)
         revision = hashlib.sha256(listing.encode()).hexdigest()
     elif COMMIT.fullmatch(model.revision):
@@ -78,11 +78,11 @@ def local_folder(name: str) -> Path | None:
     """Where a base lies that no hub is asked for; None of a hub id. UserError as `base_folder`."""
     if name == PACKAGED:
         return _unpack()
-    return _folder(name) if Path(name).is_dir() else None
+    return _folder(name, name) if Path(name).is_dir() else None
 
 
-def _folder(name: str) -> Path:
-    folder = Path(name)
+def _folder(place: str, name: str) -> Path:
+    folder = Path(place)
     wanted = ("config.json", "*.safetensors", "tokenizer*.json")
     missing = [pattern for pattern in wanted if not any(folder.glob(pattern))]
     if missing:
@@ -95,45 +95,26 @@ def _folder(name: str) -> Path:
 
 
 def _commit(model: Model) -> str:
-    """The commit that the hub's branch or tag is at; without network, that of the local copy."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    """The commit that the hub's branch or tag is at; if it is gone, as when it was last asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError, RevisionResolutionError
 
-    revision = model.revision or None
     try:
-        return str(HfApi().model_info(model.base, revision=revision).sha)
-    except (OfflineModeIsEnabled, OSError) as error:
-        if isinstance(error, HfHubHTTPError):  # the hub answered, and said no
-            raise _refused(model.base, error) from None
-        try:
-            return Path(
-                snapshot_download(model.base, revision=revision, local_files_only=True)
-            ).name
-        except OSError:
-            raise _refused(model.base, error) from None
-    except HFValidationError as error:
+        return HfApi().resolve_revision(model.base, revision=model.revision or None).resolved
+    except (HTTPError, OSError, ValueError, RevisionResolutionError) as error:
         raise _refused(model.base, error) from None
 
 
 def _snapshot(base: Base) -> Path:
-    """The hub's files at the commit, downloaded once; later runs ask nobody."""
+    """The hub's files at the commit; what is on this machine whole is not asked for again."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HTTPError
 
-    whole = cache() / "hub" / f"{base.base.replace('/', '--')}-{base.revision}.whole"
     try:
-        folder = snapshot_download(
-            base.base,
-            revision=base.revision,
-            allow_patterns=PATTERNS,
-            local_files_only=whole.exists(),
-        )
-    except (OSError, HFValidationError) as error:
-        whole.unlink(missing_ok=True)  # somebody emptied the hub's cache
+        folder = snapshot_download(base.base, revision=base.revision, allow_patterns=PATTERNS)
+    except (HTTPError, OSError, ValueError) as error:
         raise _refused(base.base, error) from None
-    whole.parent.mkdir(exist_ok=True)
-    whole.touch()
-    return Path(folder)
+    return _folder(folder, base.base)
 
 
 def _refused(name: str, error: Exception) -> UserError:

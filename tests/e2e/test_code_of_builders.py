@@ -1,0 +1,92 @@
+"""What really runs while an artifact is built is in its key: an independent look at the imports.
+
+Run: pytest tests/e2e/test_code_of_builders.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trivet.artifacts.code import MACHINERY, reach
+
+# In a process of its own: builds a run's artifacts, and says of each which modules of Trivet were
+# imported and in which ones a function ran meanwhile, and the roots that it names.
+BUILD = """
+import json, sys, threading
+from pathlib import Path
+from bare_run import bare_run
+from trivet.evaluate.score import Scored
+from trivet.check import CHECKED
+
+root, tree, rows = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+run = bare_run(root, tree, rows)
+scores = [Scored(backend) for backend in run.backends() if backend.name in ("onnx-int8", "adapter")]
+report = {}
+for artifact in [CHECKED, *run.artifacts(), *scores]:
+    ran = set()
+
+    def record(frame, event, argument):
+        if event == "call":
+            ran.add(frame.f_globals.get("__name__", ""))
+
+    before = set(sys.modules)
+    threading.setprofile(record)
+    sys.setprofile(record)
+    run.build(artifact)
+    sys.setprofile(None)
+    threading.setprofile(None)
+    trivet = {name for name in ran | (set(sys.modules) - before) if name.split(".")[0] == "trivet"}
+    report[artifact.name] = [sorted(trivet), artifact.roots(run.recipe)]
+print(json.dumps(report))
+"""
+ROOMS = ("hall", "attic", "kitchen", "garage", "cellar", "office")
+TEXTS = [
+    {"text": f"turn {way} the {room} light", "label": way}
+    for way in ("on", "off")
+    for room in ROOMS
+]
+CHAT = [
+    {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+    for q, a in (("Bye", "See you."), ("Are you a robot?", "I am a stool."))
+]
+TUNE = {"rank": 2, "epochs": 1, "batch": 4, "precision": "fp32"}
+CASES: dict[str, tuple[dict[str, Any], list[Any]]] = {
+    "classify": (
+        {
+            "data": {"source": "x", "rows": 6},
+            "tune": TUNE,
+            "fpga": {"enabled": True, "bins": 16, "hidden": [4], "epochs": 2},
+        },
+        TEXTS,
+    ),
+    "generate": ({"data": {"source": "x", "task": "generate"}, "tune": TUNE}, CHAT),
+}
+DECLARED = {*MACHINERY, "trivet.artifacts"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_runs_while_it_is_built_is_in_its_key(
+    case: str, small_base: Path, tmp_path: Path
+) -> None:
+    tree, rows = CASES[case]
+    tree = tree | {"model": {"base": str(small_base)}}
+    splits = {"train": rows, "valid": rows[:2], "test": rows}
+    command = [sys.executable, "-c", BUILD, str(tmp_path), json.dumps(tree), json.dumps(splits)]
+    path = {"PYTHONPATH": ":".join([str(Path(__file__).parents[1]), *sys.path])}
+    process = subprocess.run(command, capture_output=True, text=True, env=os.environ | path)
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout.splitlines()[-1])
+    names = {"adapter", "merged", "onnx", "check", "baseline", "score-adapter"}
+    assert set(report) >= names | ({"labels", "student"} if case == "classify" else set())
+    absent = {}
+    for name, (ran, roots) in report.items():
+        assert any(module in reach(roots) for module in ran)
+        known = reach(roots) | DECLARED
+        if more := [m for m in ran if m not in known and not m.startswith("trivet.artifacts.")]:
+            absent[name] = more
+    assert absent == {}
