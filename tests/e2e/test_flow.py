@@ -7,8 +7,8 @@ import json
 import subprocess
 from pathlib import Path
 
-from conftest import Ran, Trivet, fire
 from prefect_api import PrefectApi
+from product import Ran, Trivet, fire
 
 TASKS = {
     "version home", "check small",

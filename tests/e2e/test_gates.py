@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import onnx
-from conftest import Ran, Trivet
 from prefect_api import PrefectApi
+from product import Ran, Trivet
 
 
 def test_a_damaged_export_is_refused_and_the_champion_stays(

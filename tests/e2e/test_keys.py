@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from conftest import Ran, Trivet
 from prefect_api import PrefectApi
+from product import Ran, Trivet
 
 BUILDS = ("tune mine", "merge mine", "export mine to ONNX")
 SCORES = ("score adapter", "score merged", "score onnx-fp32", "score onnx-int8")

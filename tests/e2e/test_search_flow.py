@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from conftest import Ran, Trivet
 from prefect_api import PrefectApi
+from product import Ran, Trivet
 
 
 def test_a_search_goes_on_where_it_was_stopped(
