@@ -21,8 +21,6 @@ from trivet.export.merged import MERGED
 from trivet.fpga.student import STUDENT
 from trivet.registry import champion
 
-pytestmark = pytest.mark.unit
-
 QUESTIONS = {
     "tag": ["light hall on", "kitchen"],
     "generate": ["What is your name?"],

@@ -1,6 +1,7 @@
 """A backend is one file: this one. It answers through stock transformers in float16 on the CPU."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ class ToyHalf(Backend):
         return session
 
 
-HALF = BACKENDS.add(ToyHalf())
+if "pytest" not in sys.modules:  # in the product's process, not in the one that collects tests
+    BACKENDS.add(ToyHalf())
 
 
 def test_a_backend_is_scored_gated_asked_and_reported(

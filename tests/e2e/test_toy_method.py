@@ -5,6 +5,7 @@ has), which merges; its twin says that it does not.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,6 @@ from trivet.records.check import Coverage
 SCALED = ("k_proj", "v_proj", "down_proj")
 
 
-@METHODS.add
 class ToyScales(Method):
     name = "toy-scales"
 
@@ -43,12 +43,16 @@ class ToyScales(Method):
         return 4 * coverage.total + 12 * coverage.trainable
 
 
-@METHODS.add
 class ToyStays(ToyScales):
     name = "toy-stays"
     merges = False
 
     method: Literal["toy-stays"] = "toy-stays"  # type: ignore[assignment]
+
+
+if "pytest" not in sys.modules:  # in the product's process, not in the one that collects tests
+    METHODS.add(ToyScales)
+    METHODS.add(ToyStays)
 
 
 def test_a_method_trains_merges_and_is_proven(trivet: Any, clone: Path, small: list[str]) -> None:
