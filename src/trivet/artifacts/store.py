@@ -186,11 +186,11 @@ def link_tree(source: Path, target: Path) -> None:
     with FileLock(target.with_name(f".{target.name}.lock")):  # hidden: people open these folders
         if not target.exists():
             shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(source, part, copy_function=_link)
+            shutil.copytree(source, part, copy_function=link_file)
             part.rename(target)
 
 
-def _link(source: str, target: str) -> None:
+def link_file(source: str, target: str) -> None:
     try:
         os.link(os.path.realpath(source), target)
     except OSError:  # another file system

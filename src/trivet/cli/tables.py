@@ -10,12 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from trivet.backends.backend import CPU
-from trivet.plugins import TASKS
 from trivet.records.answer import Answer
 from trivet.records.check import Check
 from trivet.records.dataset import DataCard, RunData
 from trivet.records.parity import ParityTable, Stage
+from trivet.report import use
 
 if TYPE_CHECKING:
     from trivet.evaluate.comparison import Comparison
@@ -105,11 +104,7 @@ def results(
     where = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     out.print(f"\nreport   {where}/report.html\nmodels   {where}/", soft_wrap=True, markup=False)
     out.print(f"Prefect  {servers.prefect_url}\nMLflow   {servers.mlflow_url}")
-    task = TASKS[table.task]
-    best = next((s.backend for s in reversed(table.stages) if s.target == CPU.name), None)
-    example = RunData.read(folder).example
-    trial = task.trial(table.run, example, best or table.stages[-1].backend)
-    next_steps = [trial, "trivet why", "trivet down"]
+    next_steps = [use.trial(table, RunData.read(folder).example), "trivet why", "trivet down"]
     if again:
         next_steps.insert(2, f'trivet schedule {again} --cron "0 2 * * *"')
     text = "\nNext:    " + "\n         ".join(next_steps)

@@ -13,7 +13,6 @@ no package index, so a model is loaded where Trivet is installed (`--env-manager
 """
 
 import json
-import os
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +25,7 @@ from mlflow.models import Model, infer_signature
 from packaging.version import Version
 
 from trivet import UserError
+from trivet.artifacts.store import link_file
 from trivet.evaluate.predict import answer, choose, open_session
 from trivet.plugins import TASKS
 from trivet.registry import flavors
@@ -76,9 +76,9 @@ def write(run: "Run", model: Model, folder: Path) -> None:
     )
     for artifact in run.artifacts():
         if (source := run.folder / artifact.name).is_dir():
-            shutil.copytree(source, folder / artifact.name, copy_function=_link)
-    _link(run.folder / "recipe.json", folder / "recipe.json")
-    flavors.link_components(run.folder, folder, _link)
+            shutil.copytree(source, folder / artifact.name, copy_function=link_file)
+    link_file(run.folder / "recipe.json", folder / "recipe.json")
+    flavors.link_components(run.folder, folder, link_file)
     model.model_size_bytes = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     model.save(folder / "MLmodel")
 
@@ -124,10 +124,3 @@ def _requirements() -> list[str]:
         except PackageNotFoundError:  # an extra that this machine has no need of
             continue
     return pins
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
