@@ -190,7 +190,8 @@ def link_tree(source: Path, target: Path) -> None:
             part.rename(target)
 
 
-def link_file(source: str, target: str) -> None:
+def link_file(source: str | Path, target: str | Path) -> None:
+    """A hard link; a copy on another file system. A symbolic link becomes what it points to."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:  # another file system
