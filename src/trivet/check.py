@@ -43,8 +43,10 @@ class Checked(Artifact):
         return {"data": run.data.source_md5, "recipe": recipe, "decided": decided}
 
     def roots(self, recipe: Recipe) -> tuple[str, ...]:
+        from trivet.data import dataset
+
         method = (type(recipe.tune).__module__,) if recipe.tune else ()
-        return (type(self).__module__, type(TASKS[recipe.data.task]).__module__, *method)
+        return (type(self).__module__, *dataset.code_roots(recipe.data.task), *method)
 
     def build(self, run: "Run", folder: Path, watch: Watch) -> None:
         from trivet.data import dataset

@@ -15,7 +15,8 @@ import pytest
 from trivet.artifacts.code import MACHINERY, reach
 
 # In a process of its own: builds a run's artifacts, and says of each which modules of Trivet were
-# imported and in which ones a function ran meanwhile, and the roots that it names.
+# imported and in which ones a function ran meanwhile (but to find its parents), and the
+# roots that it names.
 BUILD = """
 import json, sys, threading
 from pathlib import Path
@@ -27,12 +28,23 @@ root, tree, rows = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 run = bare_run(root, tree, rows)
 scores = [Scored(backend) for backend in run.backends() if backend.name in ("onnx-int8", "adapter")]
 report = {}
+
+
+def callers(frame):
+    while frame:
+        if frame.f_globals.get("__name__", "").split(".")[0] == "trivet":
+            yield frame.f_code.co_name
+        frame = frame.f_back
+
+
 for artifact in [CHECKED, *run.artifacts(), *scores]:
     ran = set()
 
     def record(frame, event, argument):
-        if event == "call":
-            ran.add(frame.f_globals.get("__name__", ""))
+        name = frame.f_globals.get("__name__", "")
+        if event == "call" and name not in ran and name.split(".")[0] == "trivet":
+            if not {"key", "line", "parents"} & set(callers(frame)):
+                ran.add(name)
 
     before = set(sys.modules)
     threading.setprofile(record)
@@ -40,7 +52,7 @@ for artifact in [CHECKED, *run.artifacts(), *scores]:
     run.build(artifact)
     sys.setprofile(None)
     threading.setprofile(None)
-    trivet = {name for name in ran | (set(sys.modules) - before) if name.split(".")[0] == "trivet"}
+    trivet = ran | {name for name in set(sys.modules) - before if name.split(".")[0] == "trivet"}
     report[artifact.name] = [sorted(trivet), artifact.roots(run.recipe)]
 print(json.dumps(report))
 """

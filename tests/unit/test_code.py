@@ -166,3 +166,16 @@ def test_every_artifact_reaches_its_own_file() -> None:
             if artifact.wanted(recipe):
                 assert type(artifact).__module__ in codes.reach(artifact.roots(recipe))
                 assert len(codes.code(artifact.roots(recipe))) == 64
+
+
+def test_a_task_that_gives_rows_their_label_is_in_the_keys_of_those_that_draw_by_it() -> None:
+    """Tagged rows have an intent too, and are drawn in balance by it: classify says what it is."""
+    forget()
+    for name, tasks in (
+        ("home.toml", {"classify"}),
+        ("home-slots.toml", {"classify", "tag"}),
+        ("chat.toml", {"classify", "generate"}),
+    ):
+        reached = codes.reach(ADAPTER.roots(load(name)))
+        known = {"trivet.tasks.classify", "trivet.tasks.tag", "trivet.tasks.generate"}
+        assert reached & known == {f"trivet.tasks.{task}" for task in tasks}

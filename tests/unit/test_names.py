@@ -39,7 +39,6 @@ def test_a_name_stands_in_its_own_file_alone(registry: object) -> None:
     found = []
     for file in sorted(PACKAGE.rglob("*.py")):
         place = file.relative_to(PACKAGE).as_posix()
-        top = place.split("/")[0]
         for line, text in literals(file):
             for name, owner in names(registry).items():
                 own = place == owner or (place, name) in DEFAULTS

@@ -52,6 +52,18 @@ def pick(want: Data, splits: Splits) -> Splits:
     return rows
 
 
+def code_roots(task: str) -> tuple[str, ...]:
+    """Modules that decide, beside this one, which rows `read` draws for a task: its own, and those
+    of the tasks that `label` asks before it.
+    """
+    asked = [TASKS[task]]
+    for other in TASKS.values():
+        if other.name == task:
+            break
+        asked += [other] if other.taught else []
+    return tuple(type(one).__module__ for one in asked)
+
+
 def label(row: Row) -> str:
     """A row's one label, of the first task that gives rows one; "" where it has none."""
     kinds = (task.classes(row) for task in TASKS.values() if task.taught)

@@ -28,7 +28,9 @@ class BaselineArtifact(Artifact):
         }
 
     def roots(self, recipe: "Recipe") -> tuple[str, ...]:
-        return (type(self).__module__, type(TASKS[recipe.data.task]).__module__)
+        from trivet.data import dataset
+
+        return (type(self).__module__, *dataset.code_roots(recipe.data.task))
 
     def build(self, run: "Run", folder: Path, watch: Watch) -> None:
         from trivet.data import dataset

@@ -46,8 +46,10 @@ class Scored(Artifact):
         return {"data": run.data.source_md5, "test": run.recipe.data.test}
 
     def roots(self, recipe: "Recipe") -> tuple[str, ...]:
-        task = type(TASKS[recipe.data.task]).__module__
-        return (type(self).__module__, type(self.backend).__module__, task)
+        from trivet.data import dataset
+
+        task = dataset.code_roots(recipe.data.task)
+        return (type(self).__module__, type(self.backend).__module__, *task)
 
     def build(self, run: "Run", folder: Path, watch: Watch) -> None:
         import torch

@@ -28,9 +28,6 @@ class Searched(Student):
             "fpga": run.recipe.fpga.model_dump(exclude={"enabled", *CHIP, *TRIED}),
         }
 
-    def roots(self, recipe: Any) -> tuple[str, ...]:
-        return (type(self).__module__,)
-
 
 SEARCHED = Searched()
 

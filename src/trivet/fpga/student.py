@@ -44,6 +44,11 @@ class Student(Artifact):
             "files": own_module.identity(fpga, run.root),
         }
 
+    def roots(self, recipe: "Recipe") -> tuple[str, ...]:
+        from trivet.data import dataset
+
+        return (type(self).__module__, *dataset.code_roots(recipe.data.task))
+
     def build(self, run: "Run", folder: Path, watch: Watch) -> None:
         from trivet.data import dataset
         from trivet.fpga import training

@@ -42,8 +42,10 @@ class Adapter(Artifact):
         return {"base": resolved, "precision": loop.precision(recipe.tune)}
 
     def roots(self, recipe: "Recipe") -> tuple[str, ...]:
-        task, method = TASKS[recipe.data.task], recipe.tune
-        return (type(self).__module__, type(task).__module__, type(method).__module__)
+        from trivet.data import dataset
+
+        task, method = dataset.code_roots(recipe.data.task), type(recipe.tune).__module__
+        return (type(self).__module__, *task, method)
 
     def build(self, run: "Run", folder: Path, watch: Watch) -> None:
         import torch
