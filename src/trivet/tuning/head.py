@@ -15,7 +15,7 @@ def words(labels: list[str]) -> list[str]:
     """
     parts = [_split(re.sub(r"^[BI]-", "", label)) for label in labels]
     columns = takewhile(lambda words: len(set(words)) == 1, zip(*parts, strict=False))
-    shared = len(list(columns)) if len(parts) > 1 else 0
+    shared = len(list(columns))
     return [
         " ".join(part[shared:] or part) or label for part, label in zip(parts, labels, strict=True)
     ]
