@@ -1,4 +1,4 @@
-"""Every command that the README or a `--help` names runs where `make demo` has installed.
+"""Every command that the README or a `--help` names runs in the environment of `make demo`.
 
 A test says by `documented` which of them it runs; what takes minutes is run on the small runs, and
 what only a GPU or more minutes would end is seen to begin. A documented command without a test
@@ -20,7 +20,7 @@ import psutil
 import pytest
 import torch
 from environments import demo
-from product import Ran, Trivet, command, command_in, environment
+from product import SENTENCES, Ran, Trivet, command, command_in, environment
 from workspaces import REPOSITORY
 
 T = TypeVar("T", bound=Callable[..., None])
@@ -71,7 +71,7 @@ def test_a_run_its_answer_and_its_comparison(demo_trivet: Trivet, runs: tuple[st
     first, second = runs
     words = ("predict", "latest", "turn off the kitchen light", "--backend", "onnx-int8")
     answer = json.loads(demo_trivet(*words, "--json").stdout)
-    assert answer["run"] == second and answer["label"] == "off"
+    assert answer["run"] == second and answer["label"] in SENTENCES
     said = demo_trivet("compare", first[: len("home-1a2b3c4")], "latest").stdout
     assert first in said and second in said and "data.source" in said
 
