@@ -1,31 +1,32 @@
 """Environments with fewer packages than the one that the tests run in."""
 
 import importlib.metadata
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from product import python_path
 
 DEMO = ("fpga", "gpu")  # the extras that `make demo` installs
-TOOLS = {"pip", "setuptools"}
 
 
-def demo(*absent: str) -> dict[str, str]:
-    """The environment of `make demo`: what was installed for development only is not there, nor
-    are the packages `absent`.
+def demo(folder: Path, *absent: str) -> Path:
+    """The Python of an environment as `make demo` makes it, in `folder`: what was installed for
+    development only is not there, nor are the packages `absent`. The others are linked.
     """
-    installed = {_normal(dist.name) for dist in importlib.metadata.distributions()}
-    hidden = (installed - _brought("trivet", DEMO) - TOOLS) | set(absent)
-    modules = {
-        module
-        for module, names in importlib.metadata.packages_distributions().items()
-        if {_normal(name) for name in names} <= hidden
-    }
-    return {
-        "PYTHONPATH": python_path(Path(__file__).parent / "absent"),
-        "TRIVET_TEST_ABSENT": " ".join(sorted(hidden)),
-        "TRIVET_TEST_ABSENT_MODULES": " ".join(sorted(modules)),
-    }
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    present = _brought("trivet", DEMO) - set(absent)
+    hidden, shown = set(), set()
+    for package in importlib.metadata.distributions():
+        entries = {file.parts[0] for file in package.files or ()}
+        (shown if _normal(package.name) in present else hidden).update(entries)
+    site = Path(sysconfig.get_path("purelib"))
+    target = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    for entry in site.iterdir():
+        if entry.name not in hidden - shown:
+            (target / entry.name).symlink_to(entry)
+    return folder / "bin" / "python"
 
 
 def _brought(package: str, extras: tuple[str, ...]) -> set[str]:

@@ -24,12 +24,11 @@ source = "home"
 prompt = "Command: {{text}}. Intent:"
 rows = 62
 pool = 62
-test = 60
+test = 40
 [model]
 base = "{base}"
 [tune]
 epochs = 1
-rank = 8
 [fpga]
 enabled = true
 bins = 64
@@ -77,10 +76,17 @@ def free_port() -> str:
 def environment() -> dict[str, str]:
     """A user's own, in which `trivet` finds what these tests register as plug-ins."""
     own = {key: value for key, value in os.environ.items() if key not in FOREIGN}
-    return {"OMP_NUM_THREADS": "1"} | own | {"COLUMNS": "200", "PYTHONPATH": python_path()}
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return {"OMP_NUM_THREADS": "1"} | own | {"COLUMNS": "200", "PYTHONPATH": path}
 
 
-def command_in(root: Path, env: dict[str, str] | None = None) -> Trivet:
+def command(*words: str, plugin: str = "", python: Path | None = None) -> list[str]:
+    load = f"import {plugin}; " if plugin else ""
+    code = f"{load}import sys; from trivet.cli.main import main; main()"
+    return [str(python or sys.executable), "-P", "-c", code, *words]
+
+
+def command_in(root: Path, env: dict[str, str] | None = None, python: Path | None = None) -> Trivet:
     """`trivet` in that folder; `plugin`: a module that is imported first, as an installed package's
     entry point would be; `env`: more of the environment; `rc`: what it must end with; `typed`: its
     input.
@@ -95,7 +101,7 @@ def command_in(root: Path, env: dict[str, str] | None = None) -> Trivet:
         typed: str = "",
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command(*words, plugin=plugin),
+            command(*words, plugin=plugin, python=python),
             cwd=root,
             env=environment() | of_folder | (env or {}),
             input=typed,
@@ -106,17 +112,6 @@ def command_in(root: Path, env: dict[str, str] | None = None) -> Trivet:
         return done
 
     return run
-
-
-def command(*words: str, plugin: str = "") -> list[str]:
-    load = f"import {plugin}; " if plugin else ""
-    code = f"{load}import sys; from trivet.cli.main import main; main()"
-    return [sys.executable, "-P", "-c", code, *words]
-
-
-def python_path(*first: Path) -> str:
-    folders = [*first, Path(__file__).parent, os.environ.get("PYTHONPATH", "")]
-    return os.pathsep.join(map(str, folders))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from product import Ran, Trivet
 def test_a_client_answers_as_predict_does(
     mine_run: Ran, trivet: Trivet, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = "please turn on the hall light"
+    text = "turn on the hall light"
     said = json.loads(trivet("predict", mine_run.name, text, "--json").stdout)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", servers["MLFLOW_TRACKING_URI"])
     version = mine_run.json("lineage.json")["registered"]["version"]

@@ -11,7 +11,7 @@ from s3_server import s3_server
 from workspaces import fresh_workspace
 
 RUN = ("run", "mine.toml", "--json")
-TEXT = "please turn on the hall light"
+TEXT = "turn on the hall light"
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,8 @@ def test_a_second_clone_builds_nothing(
     assert table == mine_run.json("parity.json")
     tasks = prefect.tasks(prefect.latest(mine_run.name)["id"], 13)
     state = {name: task.name for name, task in tasks.items()}
-    own = {
-        "version mine.csv",
-        "prove mine",
-        f"report {mine_run.name}",
-    }  # of the clone's own folders
-    assert {name for name in state if state[name] == "Completed"} == own
+    folders = {"version mine.csv", "prove mine", f"report {mine_run.name}"}  # its own
+    assert {name for name in state if state[name] == "Completed"} == folders
     assert set(state.values()) == {"Completed", "Cached"} and len(state) == 13
 
     weights = Path("merged", "model.safetensors")
