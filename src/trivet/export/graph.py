@@ -1,14 +1,18 @@
 """What an exported graph computes: ids and mask in, logits out, and nothing else."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Logits(nn.Module):
     """int64 ids and mask [rows, length] to the model's logits."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: "PreTrainedModel") -> None:
         super().__init__()
         self.model = model
 

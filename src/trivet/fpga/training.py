@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from trivet.config.fpga import Fpga
 from trivet.fpga import own_module
@@ -122,6 +121,8 @@ def learn(
 
 def baseline(inputs: Inputs, rows: Rows) -> Baseline:
     """Logistic regression on what the student is fed; token ids as one-hot."""
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
     x = {split: inputs.encode(rows[split]) for split in ("train", "test")}
     ids = x["train"].dtype.kind == "i"
     scaler = OneHotEncoder(handle_unknown="ignore") if ids else StandardScaler()

@@ -11,6 +11,7 @@ from trivet.records.score import Curve
 
 if TYPE_CHECKING:
     from trivet.artifacts.run import Run
+    from trivet.config.method import Method
     from trivet.config.recipe import Recipe
 
 
@@ -35,11 +36,11 @@ class Adapter(Artifact):
         }
 
     def decide(self, recipe: "Recipe", root: Path) -> dict[str, str]:
-        from trivet.tuning import base, loop
+        from trivet.tuning import base
 
         assert recipe.tune
         resolved = base.resolve(recipe.model).model_dump_json()
-        return {"base": resolved, "precision": loop.precision(recipe.tune)}
+        return {"base": resolved, "precision": precision(recipe.tune)}
 
     def roots(self, recipe: "Recipe") -> tuple[str, ...]:
         from trivet.data import dataset
@@ -87,3 +88,16 @@ class Adapter(Artifact):
 
 
 ADAPTER = ARTIFACTS.add(Adapter())
+
+
+def precision(tune: "Method") -> str:
+    """`bf16` where the machine multiplies it faster than fp32, else `fp32`; or what is asked."""
+    import torch
+
+    from trivet.kernels.hardware.cpu import matmul_dtype
+
+    if tune.precision != "auto":
+        return tune.precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if matmul_dtype(torch.bfloat16) is torch.bfloat16 else "fp32"

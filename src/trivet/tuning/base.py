@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from trivet import UserError
 from trivet.config.data import Model
@@ -29,6 +28,7 @@ from trivet.tasks.task import Task
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 transformers.logging.set_verbosity_error()  # a new head is no news
 transformers.logging.disable_progress_bar()  # and our own bars show the progress
@@ -142,7 +142,7 @@ def _unpack() -> Path:
             quantization_config=transformers.GgufConfig(dequantize=True),
             dtype=torch.float32,
         )
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         shutil.rmtree(part / "gguf")
         loaded.save_pretrained(part)
         tokenizer.save_pretrained(part)
@@ -160,9 +160,9 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     trust_remote_code: bool = False,
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """A model with the head that `task` needs; `device="meta"` gives its shape without weights."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if task.new_head:
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))

@@ -23,7 +23,6 @@ from transformers import get_cosine_schedule_with_warmup
 
 from trivet.artifacts.artifact import Watch
 from trivet.config.method import Method
-from trivet.kernels.hardware.cpu import matmul_dtype
 from trivet.kernels.peft.attention import NAME as PACKED
 from trivet.kernels.peft.patch import patch
 from trivet.records.score import Point
@@ -31,15 +30,6 @@ from trivet.tasks.example import Example
 from trivet.tuning.batch import batch_of, device_of, gather_logits
 
 CHECKPOINT_SECONDS = 30
-
-
-def precision(tune: Method) -> str:
-    """`bf16` where the machine multiplies it faster than fp32, else `fp32`; or what is asked."""
-    if tune.precision != "auto":
-        return tune.precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if matmul_dtype(torch.bfloat16) is torch.bfloat16 else "fp32"
 
 
 def batches(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
