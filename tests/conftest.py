@@ -42,6 +42,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)  # before the one that reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test's tier is the folder that it lies in. Of processes side by side, one takes a whole
     file, or a whole tier whose tests share their servers.
