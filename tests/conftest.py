@@ -12,7 +12,7 @@ from workspaces import REPOSITORY, fresh_workspace
 
 from trivet.config.data import Model
 
-SHARED = ("servers", "e2e")
+SHARED = {"shared_servers", "clone"}  # fixtures of which a tier has one
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
@@ -45,9 +45,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.hookimpl(tryfirst=True)  # before the one that reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test's tier is the folder that it lies in. Of processes side by side, one takes a whole
-    file, or a whole tier whose tests share their servers.
+    file, or all files of a tier that share its servers.
     """
+    shared = {i.path for i in items if SHARED & set(getattr(i, "fixturenames", ()))}
     for item in items:
         tier = item.path.relative_to(REPOSITORY / "tests").parts[0]
         item.add_marker(getattr(pytest.mark, tier))
-        item.add_marker(pytest.mark.xdist_group(tier if tier in SHARED else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(tier if item.path in shared else str(item.path)))

@@ -105,7 +105,10 @@ def test_the_chain_back_from_the_champion(
     lineage = home_run.json("lineage.json")
     assert (chain["version"], chain["aliases"]) == ("1", ["champion"])
     assert chain["run"] == home_run.name and chain["lineage"] == lineage["lineage"]
-    assert chain["dvc_md5"] == home_run.json("data.json")["md5"]
+    assert chain["dvc_md5"] == lineage["dvc_md5"]
+    place = clone / ".dvc" / "cache" / "files" / "md5" / chain["dvc_md5"][:2]
+    assert (place / chain["dvc_md5"][2:]).exists()  # the rows are still to be had
+    assert chain["dvc_source_md5"].startswith(home_run.name.split("-")[1])
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True)
     assert chain["git_commit"] == head.stdout.strip()
     assert prefect.flow_run(chain["flow_run_id"])["name"] == home_run.name
