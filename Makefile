@@ -5,23 +5,40 @@ BIN := .venv/bin
 JOBS ?= 2
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test lint unit compile rtl servers e2e sweep tools clean
+.PHONY: demo test runs others lint unit compile rtl servers e2e sweep cases ways tools clean
 demo: $(BIN)/.ready
 	$(BIN)/trivet run flows/recipes/home.toml
 
+# The product's runs on one core, everything else on the other: each starts real servers of its own.
 test: lint
-	$(BIN)/pytest -n $(JOBS) -m "not sweep"
+	@$(MAKE) -j2 --no-print-directory --output-sync=target runs others
+
+runs: $(BIN)/.ready-dev
+	$(BIN)/pytest -m "e2e and not long"
+
+others: $(BIN)/.ready-dev
+	$(BIN)/pytest -m "unit or compile or rtl or servers"
 
 lint: $(BIN)/.ready-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-unit compile sweep: $(BIN)/.ready-dev
-	$(BIN)/pytest -n $(JOBS) -m $@
+unit compile: $(BIN)/.ready-dev
+	$(BIN)/pytest -n $(JOBS) --dist=loadfile -m $@
 
 rtl servers e2e: $(BIN)/.ready-dev
 	$(BIN)/pytest -m $@
+
+# The long ones: many more cases, and the product's slow ways.
+sweep: $(BIN)/.ready-dev
+	@$(MAKE) -j2 --no-print-directory --output-sync=target cases ways
+
+cases: $(BIN)/.ready-dev
+	$(BIN)/pytest -m sweep
+
+ways: $(BIN)/.ready-dev
+	$(BIN)/pytest -m "e2e and long"
 
 # torch first and pinned: asked for loosely, by whatever package comes first, it may be another build.
 $(BIN)/.ready: pyproject.toml constraints.txt | tools

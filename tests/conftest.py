@@ -12,7 +12,6 @@ from workspaces import REPOSITORY, fresh_workspace
 
 from trivet.config.data import Model
 
-SHARED = {"shared_servers", "clone"}  # fixtures of which a tier has one
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
@@ -42,13 +41,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.hookimpl(tryfirst=True)  # before the one that reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test's tier is the folder that it lies in. Of processes side by side, one takes a whole
-    file, or all files of a tier that share its servers.
-    """
-    shared = {i.path for i in items if SHARED & set(getattr(i, "fixturenames", ()))}
+    """A test's tier is the folder that it lies in."""
     for item in items:
         tier = item.path.relative_to(REPOSITORY / "tests").parts[0]
         item.add_marker(getattr(pytest.mark, tier))
-        item.add_marker(pytest.mark.xdist_group(tier if item.path in shared else str(item.path)))

@@ -14,6 +14,8 @@ import pytest
 
 from trivet.artifacts.code import MACHINERY, reach
 
+pytestmark = pytest.mark.long  # make sweep
+
 # In a process of its own: builds a run's artifacts, and says of each which modules of Trivet were
 # imported and in which ones a function ran meanwhile (but to find its parents), and the
 # roots that it names.

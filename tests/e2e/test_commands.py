@@ -24,6 +24,8 @@ from prefect_api import PrefectApi
 from product import SENTENCES, Ran, Trivet, command, command_in, environment
 from workspaces import REPOSITORY
 
+pytestmark = pytest.mark.long  # make sweep
+
 T = TypeVar("T", bound=Callable[..., None])
 UP = ("trivet up", "trivet up --prefect-port 4201", "trivet down")
 TESTED = set(UP)  # by the fixture `clone`, with ports of its own

@@ -15,6 +15,8 @@ from typing import Any
 from prefect_api import PrefectApi
 from product import Ran, Trivet, command, environment
 
+pytestmark = pytest.mark.long  # make sweep
+
 TIMES = ("ms_per_row", "run")
 WORDS = ("run", "mine.toml", "track.model=killed", "--json")
 

@@ -10,6 +10,8 @@ from product import Ran, Trivet, command_in, write_mine
 from s3_server import s3_server
 from workspaces import fresh_workspace
 
+pytestmark = pytest.mark.long  # make sweep
+
 RUN = ("run", "mine.toml", "--json")
 TEXT = "turn on the hall light"
 

@@ -21,6 +21,8 @@ from trivet.plugins import TASKS
 from trivet.records.card import Base, Card
 from trivet.records.parity import ParityTable
 
+pytestmark = pytest.mark.long  # make sweep
+
 
 @pytest.mark.parametrize("task", list(METRIC))
 def test_the_snippets_run_and_agree(
