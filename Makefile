@@ -5,7 +5,7 @@ BIN := .venv/bin
 JOBS ?= 2
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test runs others lint unit compile rtl servers e2e sweep cases ways tools clean
+.PHONY: demo test runs others lint unit compile rtl servers e2e sweep cases long tools clean
 demo: $(BIN)/.ready
 	$(BIN)/trivet run flows/recipes/home.toml
 
@@ -32,12 +32,12 @@ rtl servers e2e: $(BIN)/.ready-dev
 
 # The long ones: many more cases, and the product's slow ways.
 sweep: $(BIN)/.ready-dev
-	@$(MAKE) -j2 --no-print-directory --output-sync=target cases ways
+	@$(MAKE) -j2 --no-print-directory --output-sync=target cases long
 
 cases: $(BIN)/.ready-dev
 	$(BIN)/pytest -m sweep
 
-ways: $(BIN)/.ready-dev
+long: $(BIN)/.ready-dev
 	$(BIN)/pytest -m "e2e and long"
 
 # torch first and pinned: asked for loosely, by whatever package comes first, it may be another build.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prefect_api import PrefectApi
 from product import Ran, Trivet, command, environment
 
