@@ -7,7 +7,7 @@ so two runs with equal recipes over equal data are the same run.
 
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -144,6 +144,15 @@ def validate(tree: dict[str, Any], overrides: list[str] | None, source: str) -> 
     except ValidationError as e:
         reasons = "; ".join(_explain(error, tree) for error in e.errors())
         raise UserError(f"{source}: {reasons}.") from None
+
+
+def dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A recipe's values by the keys that one writes on the command line: `tune.rank`."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _override(tree: dict[str, Any], item: str) -> None:

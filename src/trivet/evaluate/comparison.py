@@ -1,10 +1,10 @@
 """Two runs side by side: what differs in the recipe, and every stage's figures."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from trivet.config.recipe import dotted
 from trivet.records.parity import ParityTable
 from trivet.records.record import Record
 
@@ -27,7 +27,7 @@ class Comparison(Record):
 def compare_runs(first: Path, second: Path) -> Comparison:
     """Of two runs' folders. UserError where one is not readable."""
     one, other = (
-        dict(_flat(json.loads((f / "recipe.json").read_text(encoding="utf-8"))))
+        dict(dotted(json.loads((f / "recipe.json").read_text(encoding="utf-8"))))
         for f in (first, second)
     )
     tables = [
@@ -43,10 +43,3 @@ def compare_runs(first: Path, second: Path) -> Comparison:
             if name in tables[1]
         },
     )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        yield from (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-        )

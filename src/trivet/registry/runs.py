@@ -8,14 +8,14 @@ once, as the model of a run whose gates all held (models.py).
 import json
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from trivet.config.recipe import dotted
 from trivet.records.parity import ParityTable
 from trivet.records.score import Curve, Point
 
@@ -54,7 +54,7 @@ def open_run(run: "Run", flow_run_id: str) -> str:
 
 def parameters(run: "Run") -> dict[str, str]:
     """The recipe with dotted keys; MLflow takes 6,000 characters a value."""
-    return {key: str(value)[:6000] for key, value in _flat(run.recipe.model_dump())}
+    return {key: str(value)[:6000] for key, value in dotted(run.recipe.model_dump())}
 
 
 def git(root: Path) -> dict[str, str]:
@@ -123,11 +123,3 @@ def url(run_id: str) -> str:
 def _now() -> int:
     """Milliseconds since 1970, MLflow's time."""
     return int(time.time() * 1000)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
