@@ -12,18 +12,19 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from urllib.request import url2pathname
 
 import psutil
 import pytest
+from prefect_api import PrefectApi
 
 from trivet import UserError
 from trivet.flows import schedule as scheduling
@@ -46,30 +47,37 @@ def rows(root: Path) -> dict[str, ServerStatus]:
     return {row.name: row for row in status(root)}
 
 
-def ask(servers: Servers, path: str, body: object = None) -> Any:
-    """Prefect's answer."""
-    return json.loads(http_get(f"{servers.prefect_api}/{path}", body, seconds=30) or "{}")
-
-
 def run_state(servers: Servers, run: str) -> str:
-    return ask(servers, f"flow_runs/{run}").get("state_type", "")
+    return str(PrefectApi(servers.prefect_api).flow_run(run)["state_type"])
 
 
 @pytest.fixture(scope="module")
-def heartbeats(shared_servers: tuple[Path, tuple[Servers, Servers]]) -> tuple[str, str]:
+def heartbeats(
+    shared_servers: tuple[Path, tuple[Servers, Servers]],
+) -> Iterator[tuple[str, str]]:
     """Two runs without a process, as a kill -9 of run and worker leaves them: the last heartbeat
-    of the first came 85 s ago, that of the second (its clock is fast) keeps it alive."""
+    of the first came 85 s ago, the second's go on."""
     root, (servers, _) = shared_servers
     within(120, lambda: rows(root)["worker"].online, "the worker, started after the automation")
-    flow = ask(servers, "flows/", {"name": "silent"})["id"]
+    prefect = PrefectApi(servers.prefect_api)
+    flow = prefect.ask("flows/", name="silent")["id"]
     body = {"flow_id": flow, "state": {"type": "RUNNING"}}
-    silent, alive = (ask(servers, "flow_runs/", body)["id"] for _ in range(2))
-    beat(servers, silent, -85)
-    beat(servers, alive, 600)
-    return silent, alive
+    silent, alive = (prefect.ask("flow_runs/", body)["id"] for _ in range(2))
+    beat(prefect, silent, -85)
+    ended = threading.Event()
+
+    def go_on() -> None:
+        while not ended.wait(10):
+            beat(prefect, alive)
+
+    heart = threading.Thread(target=go_on)
+    heart.start()
+    yield silent, alive
+    ended.set()
+    heart.join()
 
 
-def beat(servers: Servers, run: str, seconds: float) -> None:
+def beat(prefect: PrefectApi, run: str, seconds: float = 0) -> None:
     """A heartbeat of a run, so many seconds from now."""
     heartbeat = {
         "id": str(uuid.uuid4()),
@@ -77,10 +85,10 @@ def beat(servers: Servers, run: str, seconds: float) -> None:
         "event": "prefect.flow-run.heartbeat",
         "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
     }
-    assert http_get(f"{servers.prefect_api}/events", [heartbeat], seconds=30) is not None
+    prefect.ask("events", [heartbeat])
 
 
-# Prefect looks for silent runs every 90 s: they begin their silence here, other tests fill it.
+# They begin their silence here: Prefect looks every 90 s, and the other tests fill that.
 @pytest.mark.usefixtures("heartbeats")
 def test_two_commands_at_once_start_one_set(
     root: Path, shared_servers: tuple[Path, tuple[Servers, Servers]]
@@ -202,17 +210,10 @@ def test_mlflow_experiments_of_before_keep_their_artifacts(
 def test_a_run_whose_heartbeat_fell_silent_is_crashed(
     servers: Servers, heartbeats: tuple[str, str]
 ) -> None:
-    (automation,) = ask(servers, "automations/filter", {})
+    (automation,) = PrefectApi(servers.prefect_api).ask("automations/filter")
     assert automation["enabled"]
     silent, alive = heartbeats
-    for _ in range(3):  # a heartbeat that came before the server knew the automation is not seen
-        try:
-            within(120, lambda: run_state(servers, silent) == "CRASHED", "the silent run's crash")
-            break
-        except AssertionError:
-            beat(servers, silent, -85)
-            beat(servers, alive, 600)
-    assert run_state(servers, silent) == "CRASHED"
+    within(240, lambda: run_state(servers, silent) == "CRASHED", "Prefect looks every 90 s")
     assert run_state(servers, alive) == "RUNNING"
 
 
@@ -268,7 +269,9 @@ def test_what_dies_comes_back_and_what_a_killed_supervisor_left_is_ended(own_roo
 
     within(120, back, "mlflow and worker restarted")
     assert rows(own_root)["prefect"] == before["prefect"]
-    assert len(ask(servers, "automations/filter", {})) == 1  # the second worker found it
+    assert (
+        len(PrefectApi(servers.prefect_api).ask("automations/filter")) == 1
+    )  # the second worker found it
 
     psutil.Process(servers.pids["supervisor"]).kill()
     assert all(row.healthy for row in status(own_root))

@@ -1,9 +1,10 @@
 """What a Prefect server says of the product's runs: asked over HTTP, as its UI does."""
 
-import json
 import time
-import urllib.request
 from typing import Any, NamedTuple
+
+import requests
+from requests.adapters import HTTPAdapter, Retry
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED")
 
@@ -19,13 +20,18 @@ class TaskState(NamedTuple):
 class PrefectApi:
     def __init__(self, url: str) -> None:
         self.url = url
+        # A server whose SQLite was locked answers 503; Prefect's own client asks again, too.
+        patience = Retry(8, status_forcelist=[503], allowed_methods=None, backoff_factor=0.2)
+        self.session = requests.Session()
+        self.session.trust_env = False  # no proxy
+        self.session.mount("http://", HTTPAdapter(max_retries=patience))
 
-    def ask(self, path: str, **body: object) -> Any:
-        request = urllib.request.Request(
-            f"{self.url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            return json.load(reply)
+    def ask(self, path: str, body: object = None, **fields: object) -> Any:
+        """What it answers to a POST of these fields, or of another body."""
+        body = fields if body is None else body
+        reply = self.session.post(f"{self.url}/{path}", json=body, timeout=30)
+        assert reply.ok, f"{path}: {reply.status_code} {reply.text}"
+        return reply.json() if reply.content else None
 
     def flow_run(self, run_id: str) -> dict[str, Any]:
         return self.ask("flow_runs/filter", flow_runs={"id": {"any_": [run_id]}})[0]  # type: ignore[no-any-return]
