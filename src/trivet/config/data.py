@@ -52,7 +52,9 @@ class Data(Section):
 
 
 class Model(Section):
-    """`base`: `smollm2-135m-instruct` (packaged), a hub id, or a local folder of safetensors."""
+    """`base`: a packaged one (`smollm2-135m-instruct`, `all-minilm-l6-v2`), a hub id, or a local
+    folder of safetensors.
+    """
 
     base: str = "smollm2-135m-instruct"
     revision: str = Field("", description="of a hub id: branch, tag or commit; empty = its main")

