@@ -23,7 +23,7 @@ from trivet.artifacts.run import Run
 from trivet.backends.backend import Backend
 from trivet.config.recipe import Recipe, load
 from trivet.data import dataset, versions
-from trivet.evaluate import parity
+from trivet.evaluate import parity, stock
 from trivet.evaluate.score import Scored
 from trivet.flows.progress import console, done, progress, use_gpu
 from trivet.fpga.facts import chip_facts
@@ -39,6 +39,7 @@ from trivet.records.lineage import Lineage, Registered
 from trivet.records.parity import ParityTable
 from trivet.records.record import Record, write_text
 from trivet.records.score import Baseline, Confusion, Curve, Point, Score
+from trivet.records.stock import Invariance, StockCheck
 from trivet.report import page as report
 from trivet.report.curve import curve_markdown
 
@@ -106,6 +107,7 @@ def prove(run: Run, missing: dict[Backend, str]) -> State:
     rows = [_row(run, backend) for backend in run.backends() if backend not in missing]
     artifacts = [run.path(artifact) for artifact in run.artifacts() if run.has(artifact)]
     table = parity.compare(run.recipe, run.name, rows, _first(Baseline, artifacts), missing)
+    stock.publish(run, table)
     known = ParityTable.read_if_there(run.folder)
     if known == table:
         return Completed(data=table, name="Cached", message=f"unchanged: {run.name}")
@@ -126,8 +128,10 @@ def _chip_facts(run: Run) -> ChipFacts:
 
 
 def _row(run: Run, backend: Backend) -> parity.Row:
-    folder = run.path(Scored(backend))
-    return parity.Row(backend, Score.read(folder), folder)
+    folder, check = run.path(Scored(backend)), stock.stock_of(run, backend)
+    stocked = StockCheck.read(run.path(check)) if check else None
+    alone = Invariance.read_if_there(folder)
+    return parity.Row(backend, Score.read(folder), folder, stocked, alone)
 
 
 def _first(kind: type[R], folders: list[Path]) -> R | None:
@@ -136,7 +140,12 @@ def _first(kind: type[R], folders: list[Path]) -> R | None:
 
 def _show(table: ParityTable, curve: Curve | None) -> None:
     columns = ("backend", "rows", "value", "delta", "agreement", "max_abs_diff", "ms_per_row")
-    rows = [stage.model_dump(include={*columns, "gate", "passed"}) for stage in table.stages]
+    rows = [
+        stage.model_dump(include={*columns, "gate", "passed"})
+        | {"without_trivet": stage.stock.words if stage.stock else "not asked"}
+        | {"alone": stage.invariance.words if stage.invariance else "not asked"}
+        for stage in table.stages
+    ]
     verdict = "promoted" if table.promoted else "refused"
     create_table_artifact(rows, key="parity", description=f"{table.run}: {verdict}")
     if curve:
@@ -264,6 +273,8 @@ def build_all(run: Run, tracked: str) -> dict[Backend, str]:
             if backend.artifact is artifact:
                 scored = Scored(backend)
                 build(scored)(run, scored)
+                if check := stock.stock_of(run, backend):
+                    build(check)(run, check)
     for future in beside.values():
         future.result()
     return {b: lost[b.artifact] for b in run.backends() if b.artifact in lost}

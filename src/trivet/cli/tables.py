@@ -36,7 +36,7 @@ def parity(out: Console, table: ParityTable) -> None:
     )
     grid.add_column("")
     grid.add_column("backend", no_wrap=True)
-    for name in (table.metric, first.second.name, "delta", "agree", "max diff", "ms/row"):
+    for name in (table.metric, first.second.name, "delta", "agree", "max diff", "stock", "ms/row"):
         grid.add_column(name, justify="right", no_wrap=True)
     for stage in table.stages:
         grid.add_row(*_stage(stage))
@@ -68,8 +68,19 @@ def _stage(stage: Stage) -> tuple[str, ...]:
         _number(stage.delta, "+.4f"),
         "equal" if stage.bit_exact else _number(stage.agreement, ".4f"),
         _number(stage.max_abs_diff, ".2g"),
+        _stock(stage),
         f"{stage.ms_per_row:.3g}",
     )
+
+
+def _stock(stage: Stage) -> str:
+    """Rows that stock libraries alone answer as the table does."""
+    check = stage.stock
+    if check is None:
+        return "[dim]none[/]"
+    if check.failure or check.same < check.rows:
+        return "[red]fails[/]" if check.failure else f"[red]{check.same}/{check.rows}[/]"
+    return "same"
 
 
 def chip(out: Console, folder: Path) -> None:

@@ -14,10 +14,12 @@ import numpy as np
 from trivet.backends.backend import Backend
 from trivet.backends.gate import First
 from trivet.config.recipe import Recipe
+from trivet.evaluate import independence
 from trivet.evaluate.score import LOGITS
 from trivet.plugins import TASKS
 from trivet.records.parity import ParityTable, Refusal, Stage
 from trivet.records.score import Baseline, Score
+from trivet.records.stock import Invariance, StockCheck
 
 
 class GateRefused(Exception):
@@ -31,11 +33,15 @@ class GateRefused(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One backend's score, and the folder in which its logits lie."""
+    """One backend's score, the folder in which its logits lie, and the checks that share nothing
+    with the scorer, where it has them.
+    """
 
     backend: Backend
     score: Score
     folder: Path
+    stock: StockCheck | None = None
+    invariance: Invariance | None = None
 
     def logits(self) -> np.ndarray:
         return np.load(self.folder / LOGITS, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
@@ -80,7 +86,7 @@ def compare(
         baseline=baseline,
         stages=stages,
         refused=refused,
-        notes=_notes(backends),
+        notes=[*_notes(backends), *independence.notes(recipe, backends, stages)],
     )
 
 
@@ -113,6 +119,8 @@ def _stage(row: Row, reference: Row | None, lower_is_better: bool) -> Stage:
         rows_equal=None,
         vectors=score.vectors,
         ms_per_row=score.ms_per_row,
+        stock=row.stock,
+        invariance=row.invariance,
     )
     if reference is None:
         return stage
@@ -133,7 +141,9 @@ def _stage(row: Row, reference: Row | None, lower_is_better: bool) -> Stage:
 
 def _judged(stage: Stage, backend: Backend, recipe: Recipe) -> Stage:
     gate = backend.gate if stage.reference else First()
-    return stage.model_copy(update=gate.judge(stage, recipe.gates)._asdict())
+    verdict = gate.judge(stage, recipe.gates)
+    verdict = independence.judge(verdict, stage, backend, recipe.gates)
+    return stage.model_copy(update=verdict._asdict())
 
 
 def _chunks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

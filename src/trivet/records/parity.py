@@ -8,12 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from trivet.plugins import BACKENDS
 from trivet.records.record import Record
 from trivet.records.score import Baseline, Metric, Vectors
+from trivet.records.stock import Invariance, StockCheck
 
 
 class Stage(BaseModel):
     """One backend's row. Against `reference`, the stage before: `delta` of the metric, `agreement`
     as a share of equal answers, `max_abs_diff` of logits. `bit_exact`: whether all logits are
-    equal, of backends that promise it; `rows_equal`: on how many rows.
+    equal, of backends that promise it; `rows_equal`: on how many rows. `stock`: what the folder's
+    own verify.py says; `invariance`: whether a row's answer depends on those beside it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +35,8 @@ class Stage(BaseModel):
     rows_equal: int | None
     vectors: Vectors | None
     ms_per_row: float
+    stock: StockCheck | None = None
+    invariance: Invariance | None = None
     gate: str = ""
     measured: str = ""
     passed: bool = True
@@ -54,8 +58,8 @@ class ParityTable(Record):
     """
 
     file: ClassVar[str] = "parity.json"
-    newest: ClassVar[int] = 2
-    version: int = 2
+    newest: ClassVar[int] = 3
+    version: int = 3
 
     run: str
     promoted: bool

@@ -54,6 +54,7 @@ class Classify(Task):
     peft_type = "SEQ_CLS"
     taught = True
     metric = "accuracy"
+    stock = "trivet.stock.classify"
 
     def labels(self, rows: Iterable[Row]) -> list[str]:
         return sorted({row["label"] for row in rows if "label" in row})

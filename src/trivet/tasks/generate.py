@@ -16,7 +16,7 @@ from trivet.records.answer import Answer
 from trivet.records.score import Metric
 from trivet.tasks import snippets
 from trivet.tasks.example import Answers, Example, Row
-from trivet.tasks.task import Shape, Task
+from trivet.tasks.task import Shape, Task, digits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Turn = dict[str, str]
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant"}
 ROLES["gpt"] = "assistant"
+FIRST, BEST = 4, 5  # of a golden reply: places whose logits it has, and how many of each
 
 
 class Reply(Answer):
@@ -45,6 +46,7 @@ class Generate(Task):
     talks = True
     metric = "loss"
     lower_is_better = True
+    stock = "trivet.stock.generate"
 
     def group(self, row: Row) -> str:
         first = (turn["content"] for turn in row["messages"] if turn["role"] == "user")
@@ -83,6 +85,18 @@ class Generate(Task):
         right = [row["messages"][-1]["content"] for row in rows[: len(answers.replies)]]
         chrf = CHRF().corpus_score(answers.replies, [right]).score / 100
         return Metric(name=self.metric, value=loss), Metric(name="chrf", value=float(chrf))
+
+    def golden(self, logits: np.ndarray, targets: list[int], labels: list[str]) -> dict[str, Any]:
+        """The most probable token at each place, the nats of the right one, and of the first places
+        the `classes` with the largest logits: a vocabulary's are too many for a file.
+        """
+        classes = np.argsort(-logits[:FIRST], axis=1)[:, :BEST]
+        return {
+            "answers": [str(i) for i in logits.argmax(1)],
+            "scores": [_loss(logits[n : n + 1], np.array([t])) for n, t in enumerate(targets)],
+            "classes": classes.tolist(),
+            "logits": digits(np.take_along_axis(logits[:FIRST], classes, 1)),
+        }
 
     def question(self, text: str) -> Row:
         return {"messages": [{"role": "user", "content": text}]}

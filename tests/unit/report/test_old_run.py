@@ -76,5 +76,5 @@ def test_a_record_of_a_newer_version_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     tree = json.loads((run / "parity.json").read_text())
     (run / "parity.json").write_text(json.dumps(tree | {"version": 99}))
-    with pytest.raises(UserError, match="has version 99, and this Trivet reads up to 2"):
+    with pytest.raises(UserError, match="has version 99, and this Trivet reads up to 3"):
         write(run)
