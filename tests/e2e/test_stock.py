@@ -57,7 +57,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "messages": [
                 *[{"role": "system", "content": "Be short."}] * (n % 2),
                 {"role": "user", "content": f"Where is the {place}?" + " Tell me." * n * n},
-                {"role": "assistant", "content": f"  The {place} is {n} steps away."},
+                {"role": "assistant", "content": f"The {place} is {n} steps away."},
             ]
         }
         for n, place in enumerate(PLACES)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 GOLDEN = "golden.jsonl"
 SHIPPED = 64  # rows that go out with a folder
+TALKS = 8  # of a task that talks, rows whose greedy reply is compared: each token asks the model
 
 
 def stock_of(run: "Run", backend: "Backend") -> "Stock | None":
@@ -110,8 +111,8 @@ class Stock(Artifact):
             part = np.asarray(logits[end - len(targets[n]) : end])
             said = task.golden(part, targets[n], card.labels)
             said["tolerance"] = share * float(np.abs(part).max())
-            talked = n < len(replies)
-            more = {"tokens": REPLY_TOKENS} if talked else {}
+            talked = n < min(TALKS, len(replies))
+            more = {"reply_tokens": REPLY_TOKENS} if talked else {}
             said |= {"reply": replies[n]} if talked else {}
             yield row | more | {"golden": {self.backend.snippet: said}}
 

@@ -12,7 +12,7 @@ VALUE = "loss"  # the mean of each answer's `score`: nats a token
 
 def ask(model: Model, row: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
     """Which token the model would say at each place of the row's own reply; of a row that has
-    `tokens`, its own reply too, at most so long.
+    `reply_tokens`, its own reply too, at most so long.
     """
     messages = _prompted(row["messages"], card["prompt"])
     start = len(model.encode(model.render(messages[:-1], ask=True), special=False))
@@ -27,7 +27,7 @@ def ask(model: Model, row: dict[str, Any], card: dict[str, Any]) -> dict[str, An
     scores = total - logits[np.arange(len(logits)), ids[start:]]
     answers = [str(i) for i in logits.argmax(1)]
     ours = {"answers": answers, "logits": logits, "scores": [float(s) for s in scores]}
-    return ours | (_reply(model, messages, row["tokens"]) if "tokens" in row else {})
+    return ours | (_reply(model, messages, row["reply_tokens"]) if "reply_tokens" in row else {})
 
 
 def _reply(model: Model, messages: list[dict[str, str]], tokens: int) -> dict[str, Any]:
