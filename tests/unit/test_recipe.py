@@ -57,7 +57,7 @@ def test_overrides_reach_their_keys() -> None:
         ("fpga.module=net.py", "fpga.module = 'net.py'"),
         ("fpga.weights=net.safetensors", "name it too"),
         ("name.x=1", "'name' is a value"),
-        ("tune.method=lara", "tune.method = 'lara': there is no such method; known: lora"),
+        ("tune.method=lara", "tune.method = 'lara': there is no such method; known: full, lora"),
         ("tune.method=3", "tune.method = 3: there is no such method"),
         ("data.task=clasify", "data.task = 'clasify': there is no such task; known: classify"),
         ("gates.merged=1", "unknown key gates.merged (value 1); known: min_value, merged_agree"),
@@ -158,7 +158,7 @@ def test_tune_is_read_by_the_method_that_it_names(scale: None, tmp_path: Path) -
     assert "targets" not in str(error.value)
     with pytest.raises(UserError, match=r"unknown key tune\.factor .*known: .*rank"):
         load("home.toml", ["tune.factor=2.0"])
-    with pytest.raises(UserError, match="known: lora, scale"):
+    with pytest.raises(UserError, match="known: full, lora, scale"):
         load("home.toml", ["tune.method=lara"])
 
 
