@@ -138,14 +138,13 @@ def _adapter(
     recipe: Recipe, rows: Rows, root: Path, labels: list[str], decided: dict[str, str]
 ) -> dict[str, Any]:
     """What is known of the adapter: the fields of a Check that only a language model has."""
-    from trivet.tasks.tokenizer import load_tokenizer
     from trivet.tuning import base
 
     assert recipe.tune
     task, model = TASKS[recipe.data.task], Base.model_validate_json(decided["base"])
     folder, remote = base.base_folder(model), model.trust_remote_code
     _space(recipe, root, folder)
-    tokenizer = load_tokenizer(folder, remote)
+    tokenizer = base.tokenizer_of(folder, remote)
     meta = base.load(folder, task, labels, device="meta", trust_remote_code=remote)
     coverage = recipe.tune.coverage(meta, task)
     card = Card(

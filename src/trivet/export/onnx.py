@@ -63,7 +63,8 @@ def write_fp32(merged: Path, folder: Path) -> None:
     card = Card.read(merged)
     remote = card.model.trust_remote_code
     model = base.load(merged, TASKS[card.task], card.labels, trust_remote_code=remote)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
+    for name in ("torch.onnx", "onnx_ir"):  # one misses torchvision, one tells of each constant
+        logging.getLogger(name).setLevel(logging.ERROR)
     ids = torch.randint(0, 1000, (2, 11))
     sizes = {0: torch.export.Dim("rows", min=1), 1: torch.export.Dim("length", min=2)}
     torch.onnx.export(
@@ -79,7 +80,7 @@ def write_fp32(merged: Path, folder: Path) -> None:
         verbose=False,
     )
     load_tokenizer(merged).save_pretrained(folder)
-    model.config.save_pretrained(folder)
+    base.save_configs(model, folder)
     card.write(folder)
 
 

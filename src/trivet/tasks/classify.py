@@ -89,13 +89,9 @@ class Classify(Task):
             ids = tokenizer(data.prompt.replace("{text}", text[: offsets[keep - 1][1]]))[
                 "input_ids"
             ]
-        if ids[-1] == tokenizer.pad_token_id:
-            # The stock classification head reads the last token that is not the pad token.
-            raise UserError(
-                f"data.prompt ends in the pad token ({tokenizer.pad_token}): end it in ordinary "
-                "text."
-            )
-        return Example(ids, [len(ids) - 1], [index.get(row.get("label", ""), -1)]), cut
+        # The stock head of a decoder reads the last token that is not the pad token.
+        last = max((i for i, token in enumerate(ids) if token != tokenizer.pad_token_id), default=0)
+        return Example(ids, [last], [index.get(row.get("label", ""), -1)]), cut
 
     def metrics(
         self, answers: Answers, targets: list[list[int]], rows: Sequence[Row], labels: list[str]

@@ -20,6 +20,7 @@ from trivet.records.score import Metric
 from trivet.tasks import snippets
 from trivet.tasks.example import Answers, Example, Row
 from trivet.tasks.task import Shape, Task
+from trivet.tasks.tokenizer import around, word_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,11 +60,14 @@ class Tag(Task):
     def example(
         self, row: Row, data: Any, index: dict[str, int], tokenizer: "PreTrainedTokenizerBase"
     ) -> tuple[Example, bool]:
-        words = [tokenizer(" " + w, add_special_tokens=False)["input_ids"] for w in row["tokens"]]
-        first, *rest = data.prompt.split("{text}")
-        around = [tokenizer(first.rstrip(" "))["input_ids"]]
-        around += [tokenizer(p.rstrip(" "), add_special_tokens=False)["input_ids"] for p in rest]
-        room = (data.max_length - sum(map(len, around))) // len(rest)
+        words = [word_ids(tokenizer, word) for word in row["tokens"]]
+        before, after = around(tokenizer)
+        parts = [
+            tokenizer(part.rstrip(" "), add_special_tokens=False)["input_ids"]
+            for part in data.prompt.split("{text}")
+        ]
+        parts = [before + parts[0], *parts[1:-1], parts[-1] + after]
+        room = (data.max_length - sum(map(len, parts))) // (len(parts) - 1)
         ends = np.cumsum([len(word) for word in words])
         fit = int((ends <= room).sum())
         if not fit:
@@ -71,11 +75,11 @@ class Tag(Task):
                 f"data.max_length = {data.max_length} holds no word of a row: raise it."
             )
         flat = [i for word in words[:fit] for i in word]
-        ids = [i for part in around[:-1] for i in (*part, *flat)]
+        ids = [i for part in parts[:-1] for i in (*part, *flat)]
         positions = [len(ids) - len(flat) + int(end) - 1 for end in ends[:fit]]
         tags = row.get("tags") or [""] * fit
         targets = [index.get(tag, -1) for tag in tags[:fit]]
-        return Example(ids + around[-1], positions, targets), fit < len(words)
+        return Example(ids + parts[-1], positions, targets), fit < len(words)
 
     def metrics(
         self, answers: Answers, targets: list[list[int]], rows: Sequence[Row], labels: list[str]
@@ -117,7 +121,10 @@ def _encode(prompt: str, text: str) -> str:
         f"words = {text!r}.split()",
         'pieces = [tokenizer(" " + w, add_special_tokens=False)["input_ids"] for w in words]',
         "once = [i for piece in pieces for i in piece]",
-        f'ids = tokenizer({first.rstrip(" ")!r})["input_ids"] + once',
+        'bare, whole = (tokenizer("a", add_special_tokens=s)["input_ids"] for s in (False, True))',
+        "at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)",
+        f'first = tokenizer({first.rstrip(" ")!r}, add_special_tokens=False)["input_ids"]',
+        "ids = whole[:at] + first + once",
     ]
     for between in rest[:-1]:
         literal = repr(between.rstrip(" "))
@@ -125,6 +132,7 @@ def _encode(prompt: str, text: str) -> str:
     lines.append("ends = np.cumsum([len(p) for p in pieces]) + len(ids) - len(once) - 1")
     if tail := rest[-1].rstrip(" "):
         lines.append(f'ids += tokenizer({tail!r}, add_special_tokens=False)["input_ids"]')
+    lines.append("ids += whole[at + len(bare) :]")
     return "\n".join(lines)
 
 
