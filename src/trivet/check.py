@@ -142,7 +142,7 @@ def _adapter(
 
     assert recipe.tune
     task, model = TASKS[recipe.data.task], Base.model_validate_json(decided["base"])
-    folder, remote = base.base_folder(model), model.trust_remote_code
+    folder, remote = base.model_folder(model, task), model.trust_remote_code
     _space(recipe, root, folder)
     tokenizer = base.tokenizer_of(folder, remote)
     meta = base.load(folder, task, labels, device="meta", trust_remote_code=remote)

@@ -26,7 +26,7 @@ def raw() -> Path:
 @pytest.fixture(scope="module")
 def pooled(raw: Path) -> Path:
     assert sentence.pools_by_mean(raw)
-    return sentence.with_pooling(raw)
+    return sentence.with_pooling(raw, "of-a-test")
 
 
 def test_the_stock_pooler_gives_the_mean_of_the_tokens(raw: Path, pooled: Path) -> None:

@@ -52,6 +52,7 @@ class Classify(Task):
     goal = "choose one label for each row"
     head = "AutoModelForSequenceClassification"
     peft_type = "SEQ_CLS"
+    pools = True
     taught = True
     metric = "accuracy"
 

@@ -46,7 +46,8 @@ class Task(ABC):
     whoever must not see its answer. `prompt`: where the recipe names none;
     `first_prompt`: that of cards of version 1, where it was fixed.
     `goal`: what a model is tuned to do, after "to". `head`: transformers' auto class; `peft_type`:
-    PEFT's name of it. `new_head`: whether that head is new, with a row for each label. `taught`:
+    PEFT's name of it. `new_head`: whether that head is new, with a row for each label. `pools`:
+    whether it reads one state for the whole text. `taught`:
     whether a student can learn its answers from a teacher: one label a row. `talks`: whether its
     answer is a reply. `metric`: its first metric; `lower_is_better`: of that metric.
     """
@@ -60,6 +61,7 @@ class Task(ABC):
     head: ClassVar[str]
     peft_type: ClassVar[str]
     new_head: ClassVar[bool] = True
+    pools: ClassVar[bool] = False
     taught: ClassVar[bool] = False
     talks: ClassVar[bool] = False
     metric: ClassVar[str]

@@ -67,7 +67,7 @@ class Adapter(Artifact):
             labels=task.labels(rows["train"]),
             model=Base.model_validate_json(decided["base"]),
         )
-        source, remote = base.base_folder(card.model), card.model.trust_remote_code
+        source, remote = base.model_folder(card.model, task), card.model.trust_remote_code
         tokenizer = base.tokenizer_of(source, remote)
         dtype = torch.bfloat16 if half else torch.float32
         model = base.load(source, task, card.labels, dtype, best_device(), remote)

@@ -23,7 +23,7 @@ from trivet.plugins import TASKS
 from trivet.records.card import Base, Card
 from trivet.tasks.task import Task
 from trivet.tasks.tokenizer import load_tokenizer
-from trivet.tuning import head, special_ids
+from trivet.tuning import head, sentence, special_ids
 from trivet.tuning.packaged import PACKAGED, unpacked
 
 if TYPE_CHECKING:
@@ -62,6 +62,15 @@ def base_folder(base: Base) -> Path:
     Raises UserError when the folder holds no safetensors or the hub does not have the model.
     """
     return local_folder(base.base) or _snapshot(base)
+
+
+def model_folder(base: Base, task: Task) -> Path:
+    """What a task's model is loaded from: the base's folder; of a sentence encoder, where the task
+    reads one state for the whole text, a copy that has its pooling as a layer.
+    """
+    folder = base_folder(base)
+    pools = task.pools and sentence.pools_by_mean(folder)
+    return sentence.with_pooling(folder, base.revision) if pools else folder
 
 
 def local_folder(name: str) -> Path | None:
@@ -196,7 +205,7 @@ def load_adapted(folder: Path, card: Card, device: str = "cpu") -> "PeftModel":
     from peft import PeftModel
 
     model = load(
-        base_folder(card.model),
+        model_folder(card.model, TASKS[card.task]),
         TASKS[card.task],
         card.labels,
         device=device,

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trivet import UserError
+from trivet.tuning import sentence
 
 
 def words(labels: list[str]) -> list[str]:
@@ -74,13 +75,18 @@ def init_head_from_labels(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: list[str]
 ) -> None:
     """Start each row of the head from the mean embedding of its label's words, where the head reads
-    as many features as the embedding has.
+    as many features as the embedding has; of a sentence encoder, from their sentence embedding.
 
     Measured on voice commands, 150 rows: accuracy .70 -> .80 and macro-F1 .63 -> .80 over a random
     head. Rows are scaled to the random head's norm so that the first losses are of its size.
     """
     table = cast(nn.Embedding, model.get_input_embeddings()).weight
     layer = last_linear(model)
+    if layer is not None and hasattr(model.config, sentence.MARK):
+        rows = sentence.label_rows(model, tokenizer, words(labels))
+        layer.weight.copy_(rows.to(layer.weight.dtype))
+        layer.bias.zero_()
+        return
     if layer is None or layer.in_features != table.shape[1]:
         return
     for row, text in enumerate(words(labels)):

@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trivet.data.packages import cache, sha256
+from trivet.data.packages import cache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,12 +40,14 @@ def pools_by_mean(folder: Path) -> bool:
     return bool(pooling.get("pooling_mode_mean_tokens")) and config.get("model_type") == "bert"
 
 
-def with_pooling(folder: Path) -> Path:
-    """The same base with its pooling as a last layer, made once, in the user's cache."""
+def with_pooling(folder: Path, revision: str) -> Path:
+    """The same base with its pooling as a last layer, made once, in the user's cache.
+
+    `revision`: what the folder's content is known by.
+    """
     import transformers
 
-    name = sha256(folder / "model.safetensors")[:16]
-    target = cache() / f"pooled-1-{name}"  # 1: what this file writes
+    target = cache() / f"pooled-1-{revision}"  # 1: what this file writes
     if target.is_dir():
         return target
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
