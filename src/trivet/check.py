@@ -138,6 +138,7 @@ def _adapter(
     recipe: Recipe, rows: Rows, root: Path, labels: list[str], decided: dict[str, str]
 ) -> dict[str, Any]:
     """What is known of the adapter: the fields of a Check that only a language model has."""
+    from trivet.contract import trial
     from trivet.tuning import base
 
     assert recipe.tune
@@ -158,6 +159,7 @@ def _adapter(
     examples = tokenized["train"].examples
     if not any(t >= 0 for e in examples for t in e.targets):
         raise UserError("data.source: no training row carries loss: every reply or label is empty.")
+    contract = trial.run(recipe, folder, card, rows["train"])
     lengths = [len(e.ids) for r in tokenized.values() for e in r.examples]
     notes = []
     if not recipe.tune.merges:
@@ -170,6 +172,7 @@ def _adapter(
         "truncated": sum(r.truncated for r in tokenized.values()),
         "coverage": coverage,
         "memory": recipe.tune.memory(coverage, decided["precision"] == "bf16"),
+        "contract": contract,
         "preview": [_marked(e, tokenizer, task) for e in examples[:3]],
         "notes": notes,
     }

@@ -129,6 +129,8 @@ def check(out: Console, checked: Check, card: DataCard) -> None:
             "memory": f"{(checked.memory or 0) / 1e6:,.0f} MB of weights, gradients and optimiser; "
             "activations on top",
         }
+    if contract := checked.contract:
+        lines["base"] = contract.words()
     if checked.student:
         lines["chip"] = checked.student
     for name, text in lines.items():

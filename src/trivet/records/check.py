@@ -17,6 +17,29 @@ class Coverage(BaseModel):
     total: int
 
 
+class Contract(BaseModel):
+    """What a small copy of the base showed on its way through the chain.
+
+    `differences`: stage -> the largest difference of its logits from the stage's before it, as a
+    share of the largest logit. `cpu_seconds`: what that took. `skipped`: why there is none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    differences: dict[str, float] = Field(default_factory=dict)
+    cpu_seconds: float = 0.0
+    skipped: str = ""
+
+    def words(self) -> str:
+        if self.skipped:
+            return f"not tried in small: {self.skipped}"
+        stages = ", ".join(f"{name} {x:.0e}" for name, x in self.differences.items() if x)
+        return (
+            f"a small copy came through {' → '.join(self.differences)} in {self.cpu_seconds:g} "
+            f"CPU-seconds; largest differences of logits: {stages or 'none'}"
+        )
+
+
 class Check(Record):
     """`preview`: three rows as (token, carries loss) pairs.
 
@@ -33,6 +56,7 @@ class Check(Record):
     truncated: int
     coverage: Coverage | None
     memory: int | None
+    contract: Contract | None = None
     preview: list[list[tuple[str, bool]]]
     student: str
     notes: list[str] = Field(default_factory=list)
