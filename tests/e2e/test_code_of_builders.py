@@ -84,11 +84,12 @@ CASES: dict[str, tuple[list[str], dict[str, Any], list[Any]]] = {
         TEXTS,
     ),
     "generate": (
-        ["check", "adapter", "baseline", "score-adapter"],
+        ["check", "adapter", "baseline-untuned", "baseline-neighbour", "score-adapter"],
         {"data": {"source": "x", "task": "generate"}, "tune": TUNE},
         CHAT,
     ),
 }
+BASELINES = {"baseline-majority", "baseline-tfidf", "baseline-embeddings"}
 DECLARED = {*MACHINERY, "trivet.artifacts"}
 
 
@@ -105,7 +106,7 @@ def test_what_runs_while_it_is_built_is_in_its_key(
     process = subprocess.run(command, capture_output=True, text=True, env=os.environ | path)
     assert process.returncode == 0, process.stderr
     report = json.loads(process.stdout.splitlines()[-1])
-    everything = {"check", "adapter", "merged", "onnx", "baseline", "labels", "student"}
+    everything = {"check", "adapter", "merged", "onnx", "labels", "student", *BASELINES}
     assert set(report) >= set(names or everything | {"score-adapter", "score-onnx-int8"})
     absent = {}
     for name, (ran, roots) in report.items():

@@ -8,7 +8,7 @@ from product import Ran, Trivet
 
 BUILDS = ("tune mine", "merge mine", "export mine to ONNX")
 SCORES = ("score adapter", "score merged", "score onnx-fp32", "score onnx-int8")
-TASKS = 13
+TASKS = 15
 
 
 def states(trivet: Trivet, prefect: PrefectApi, mine_run: Ran, override: str) -> dict[str, Any]:

@@ -60,7 +60,10 @@ def test_overrides_reach_their_keys() -> None:
         ("tune.method=lara", "tune.method = 'lara': there is no such method; known: full, lora"),
         ("tune.method=3", "tune.method = 3: there is no such method"),
         ("data.task=clasify", "data.task = 'clasify': there is no such task; known: classify"),
-        ("gates.merged=1", "unknown key gates.merged (value 1); known: min_value, merged_agree"),
+        (
+            "gates.merged=1",
+            "unknown key gates.merged (value 1); known: min_value, beats_baseline",
+        ),
         ("gates.fixed_points=-1", "gates.fixed_points = -1"),
         ("gates.merged_agreement=1.5", "gates.merged_agreement = 1.5"),
         ("model.revison=main", "unknown key model.revison (value 'main'); known: base, revision"),
@@ -85,6 +88,8 @@ def test_an_unknown_key_names_the_keys_of_its_own_section() -> None:
     known = str(error.value).split("known: ")[1].rstrip(".").split(", ")
     assert set(known) == {
         "min_value",
+        "beats_baseline",
+        "beats_champion",
         "merged_agreement",
         "onnx_fp32_agreement",
         "onnx_int8_points",

@@ -12,6 +12,12 @@ class Gates(Section):
     """Agreement: share of equal answers. Points: of the metric, 0-100."""
 
     min_value: float | None = Field(None, description="least metric of the tuned model itself, 0-1")
+    beats_baseline: bool = Field(
+        True, description="refuse what is worse than its strongest baseline on the same rows"
+    )
+    beats_champion: bool = Field(
+        True, description="refuse what is worse than the champion, beyond the paired 95 % interval"
+    )
 
     def limit(self, key: str) -> float:
         return float(getattr(self, key))

@@ -1,9 +1,11 @@
 """The one scorer: every backend answers the same held-out rows, and the same lines judge it.
 
-What is measured of the answers is the task's (tasks/). A baseline is fitted on the same labelled
-rows: a language model that does not beat it is not worth shipping, and the table says so.
+What is measured of the answers is the task's (tasks/). What each row adds to the metric is kept, so
+that whoever answered the same rows can be compared row by row.
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
     from trivet.config.recipe import Recipe
 
 REPLIES, REPLY_TOKENS = 20, 24  # greedy replies that are judged, and their longest
-LOGITS = "logits.npy"
+LOGITS, COUNTS = "logits.npy", "counts.npy"
 
 
 class Scored(Artifact):
-    """One backend's answers to the test rows: logits.npy, score.json, perhaps confusion.json."""
+    """One backend's answers to the test rows: logits.npy, score.json, tally.npz, and counts.npy,
+    how many answers each row has; perhaps confusion.json.
+    """
 
     on_gpu = True
     kept_inside = True
@@ -63,19 +67,22 @@ class Scored(Artifact):
         session = self.backend.open(artifact, threads)
         answers = ask(session, rows, task, watch.on_progress)
         targets = self._targets(run, card, rows, task)
-        metric, second = task.metrics(answers, targets, rows, card.labels)
+        tally, second = task.metrics(answers, targets, rows, card.labels)
         Score(
-            metric=metric,
+            metric=tally.metric(task.metric),
             second=second,
             rows=answers.rows,
             ms_per_row=1000 * answers.seconds / answers.rows,
             threads=threads,
             machine=machine(),
             vectors=self.backend.compare_vectors(artifact),
+            held_out=rows_hash(rows),
         ).write(folder)
+        tally.save(folder)
         if matrix := task.confusion(answers.logits, targets):
             Confusion(labels=card.labels, matrix=matrix).write(folder)
         np.save(folder / LOGITS, answers.logits)
+        np.save(folder / COUNTS, [len(row) for row in targets])
 
     def _targets(self, run: "Run", card: Card, rows: Sequence[Row], task: Task) -> list[list[int]]:
         """The right classes of each row that a backend answers, at the places that it answers."""
@@ -85,6 +92,11 @@ class Scored(Artifact):
 
         tokenizer = load_tokenizer(run.path(self.backend.artifact))
         return [e.targets for e in task.tokenize(rows, card, card.labels, tokenizer).examples]
+
+
+def rows_hash(rows: Sequence[Row]) -> str:
+    """Of their content, in their order."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def ask(

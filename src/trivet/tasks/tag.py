@@ -19,6 +19,7 @@ from trivet.records.answer import Answer
 from trivet.records.score import Metric
 from trivet.tasks import snippets
 from trivet.tasks.example import Answers, Example, Row
+from trivet.tasks.tally import Tally
 from trivet.tasks.task import Shape, Task
 from trivet.tasks.tokenizer import around, word_ids
 
@@ -83,22 +84,11 @@ class Tag(Task):
 
     def metrics(
         self, answers: Answers, targets: list[list[int]], rows: Sequence[Row], labels: list[str]
-    ) -> tuple[Metric, Metric]:
-        """Span F1 over whole BIO spans (seqeval), and the share of words with the right tag."""
-        from seqeval.metrics import f1_score
-        from sklearn.metrics import accuracy_score
-
-        truth = np.concatenate([np.array(row, int) for row in targets])
-        guess = answers.logits.argmax(1)
+    ) -> tuple[Tally, Metric]:
         ends = np.cumsum([len(row) for row in targets])[:-1]
-        spans = [[[labels[i] for i in part] for part in np.split(x, ends)] for x in (truth, guess)]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # seqeval warns of tags that never occur
-            value = f1_score(*spans)
-        share = float(accuracy_score(truth, guess))
-        return Metric(name=self.metric, value=float(value)), Metric(
-            name="token_accuracy", value=share
-        )
+        truth = np.concatenate([np.array(row, int) for row in targets])
+        parts = (np.split(tags, ends) for tags in (truth, answers.logits.argmax(1)))
+        return figures(*([[labels[i] for i in row] for row in rows] for rows in parts))
 
     def question(self, text: str) -> Row:
         return {"tokens": text.split()}
@@ -112,6 +102,22 @@ class Tag(Task):
 
     def snippet(self, runtime: str, folder: str, prompt: str, text: str) -> str:
         return snippets.python(self, runtime, folder, _encode(prompt, text), _ANSWER)
+
+
+def figures(truth: list[list[str]], guess: list[list[str]]) -> tuple[Tally, Metric]:
+    """Span F1 over whole BIO spans (seqeval), and the share of words with the right tag."""
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # seqeval warns of tags that never occur
+        spans = [[set(get_entities(row)) for row in rows] for rows in (truth, guess)]
+    pairs = list(zip(*spans, strict=True))
+    right = np.array([2.0 * len(true & answer) for true, answer in pairs])
+    both = np.array([float(len(true) + len(answer)) for true, answer in pairs])
+    words = [np.equal(true, answer) for true, answer in zip(truth, guess, strict=True)]
+    hits = np.array([float(row.sum()) for row in words])
+    share = Tally(hits, np.array([float(len(row)) for row in words]))
+    return Tally(right, both), share.metric("token_accuracy")
 
 
 def _encode(prompt: str, text: str) -> str:

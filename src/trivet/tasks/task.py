@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from trivet.records.answer import Answer
-from trivet.records.score import Baseline, Metric
+from trivet.records.score import Metric
 from trivet.tasks.example import Answers, Example, Row, Tokenized
+from trivet.tasks.tally import Tally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -121,15 +122,11 @@ class Task(ABC):
     @abstractmethod
     def metrics(
         self, answers: Answers, targets: list[list[int]], rows: Sequence[Row], labels: list[str]
-    ) -> tuple[Metric, Metric]:
-        """The metric and a second one, over all rows.
+    ) -> tuple[Tally, Metric]:
+        """The metric, row by row, and a second one over all rows.
 
         `answers.logits` float32 [answers, classes]; `targets`: the right classes, row by row.
         """
-
-    def baseline(self, rows: dict[str, list[Row]]) -> Baseline | None:
-        """What a simple stock model reaches, fitted on train, scored on test; None: none."""
-        return None
 
     def confusion(self, logits: np.ndarray, targets: list[list[int]]) -> list[list[int]] | None:
         """Counts [truth][answer] over all labels, where that is a picture one can read."""
