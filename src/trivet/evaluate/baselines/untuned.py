@@ -30,23 +30,20 @@ class UntunedBaseline(BaselineArtifact):
         from trivet.backends.sessions.torch_model import TorchModel
         from trivet.evaluate.score import ask
         from trivet.plugins import TASKS
-        from trivet.tasks.tokenizer import load_tokenizer
         from trivet.tuning import base
         from trivet.tuning.batch import best_device
 
         want = run.recipe.data
-        task, card = (
-            TASKS[want.task],
-            Card(
-                task=want.task,
-                prompt=want.prompt,
-                max_length=want.max_length,
-                labels=[],
-                model=Base.model_validate_json(run.decided[ADAPTER.name]["base"]),
-            ),
+        task = TASKS[want.task]
+        card = Card(
+            task=task.name,
+            prompt=want.prompt,
+            max_length=want.max_length,
+            labels=[],
+            model=Base.model_validate_json(run.decided[ADAPTER.name]["base"]),
         )
         source, remote = base.base_folder(card.model), card.model.trust_remote_code
-        tokenizer = load_tokenizer(source, remote)
+        tokenizer = base.tokenizer_of(source, remote)
         model = base.load(source, task, [], device=best_device(), trust_remote_code=remote)
         session = TorchModel(model, tokenizer, card)
         answers = ask(session, rows["test"], task, watch.on_progress)
