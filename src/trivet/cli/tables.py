@@ -159,6 +159,8 @@ def check(out: Console, checked: Check, card: DataCard) -> None:
             f"({coverage.trainable / coverage.total:.2%})",
             "memory": f"{(checked.memory or 0) / 1e6:,.0f} MB of weights, gradients and optimiser; "
             "activations on top",
+            "scoring": f"{(checked.scoring or 0) / 1e6:,.0f} MB of logits on the disk, "
+            f"{(checked.scoring_memory or 0) / 1e6:,.0f} MB in memory at once",
         }
     if contract := checked.contract:
         lines["base"] = contract.words()

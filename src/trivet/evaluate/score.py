@@ -65,8 +65,9 @@ class Scored(Artifact):
         card, threads = Card.read(artifact), torch.get_num_threads()
         task = TASKS[card.task]
         session = self.backend.open(artifact, threads)
-        answers = ask(session, rows, task, watch.on_progress)
         targets = self._targets(run, card, rows, task)
+        to = Table(folder / LOGITS, [len(row) for row in targets])
+        answers = ask(session, rows, task, watch.on_progress, to=to)
         tally, second = task.metrics(answers, targets, rows, card.labels)
         Score(
             metric=tally.metric(task.metric),
@@ -81,7 +82,6 @@ class Scored(Artifact):
         tally.save(folder)
         if matrix := task.confusion(answers.logits, targets):
             Confusion(labels=card.labels, matrix=matrix).write(folder)
-        np.save(folder / LOGITS, answers.logits)
         np.save(folder / COUNTS, [len(row) for row in targets])
 
     def _targets(self, run: "Run", card: Card, rows: Sequence[Row], task: Task) -> list[list[int]]:
@@ -99,26 +99,70 @@ def rows_hash(rows: Sequence[Row]) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
+class Table:
+    """A file of logits, float32 [answers, classes], that is filled row by row in any order, and
+    that nobody holds in memory: 600 replies of 60 tokens are 7 GB of a vocabulary's logits.
+
+    `counts`: how many answers each row has.
+    """
+
+    def __init__(self, file: Path, counts: Sequence[int]) -> None:
+        self.file, self.starts = file, np.cumsum([0, *counts])
+
+    def create(self, classes: int) -> None:
+        shape = (int(self.starts[-1]), classes)
+        table = np.lib.format.open_memmap(self.file, "w+", np.float32, shape)
+        self.classes, self.offset = classes, table.offset
+
+    def put(self, row: int, logits: np.ndarray) -> None:
+        assert logits.shape == (self.starts[row + 1] - self.starts[row], self.classes)
+        with self.file.open("r+b") as out:  # written, not mapped: what is mapped counts as memory
+            out.seek(self.offset + 4 * self.classes * int(self.starts[row]))
+            out.write(np.ascontiguousarray(logits, np.float32).tobytes())
+
+    def read(self) -> np.ndarray:
+        return np.load(self.file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
 def ask(
     session: "Session",
     rows: Sequence[Row],
     task: Task,
     on_progress: Callable[[float], None] = lambda share: None,
-    batch: int = 16,
+    batch: int = 0,
+    to: Table | None = None,
 ) -> Answers:
-    """Every row's logits, in the order of `rows`; asked in batches of rows of like length."""
+    """Every row's logits, in the order of `rows`; asked in batches of rows of like length.
+
+    `batch`: 0 = as `batch_size` says. `to`: where they are written as they come; in memory without.
+    """
+    batch = batch or batch_size(task)
     order = sorted(range(len(rows)), key=lambda i: len(str(rows[i])))
     out: list[np.ndarray] = [np.empty(0)] * len(rows)
-    session.answer([rows[i] for i in order[-batch:]])  # the first call allocates; it is not timed
-    start = time.perf_counter()
+    first = session.answer([rows[i] for i in order[-batch:]])  # it allocates; it is not timed
+    if to:
+        to.create(first[0].shape[1])
+    del first
+    seconds = 0.0
     for at in range(0, len(order), batch):
         chunk = order[at : at + batch]
-        for i, logits in zip(chunk, session.answer([rows[i] for i in chunk]), strict=True):
-            out[i] = logits
+        start = time.perf_counter()
+        answers = session.answer([rows[i] for i in chunk])
+        seconds += time.perf_counter() - start
+        for i, logits in zip(chunk, answers, strict=True):
+            if to:
+                to.put(i, logits)
+            else:
+                out[i] = logits
         on_progress(min(1.0, (at + batch) / len(rows)))
-    seconds = time.perf_counter() - start
     replies = []
     if task.talks:
         talking = cast("Talking", session)
         replies = [talking.reply(r["messages"][:-1], REPLY_TOKENS) for r in rows[:REPLIES]]
-    return Answers(np.concatenate(out).astype(np.float32), len(rows), seconds, replies)
+    logits = to.read() if to else np.concatenate(out).astype(np.float32)
+    return Answers(logits, len(rows), seconds, replies)
+
+
+def batch_size(task: Task) -> int:
+    """Rows asked at once: fewer where an answer is a whole vocabulary's logits at each token."""
+    return 4 if task.talks else 16

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from trivet.config.recipe import Recipe
 
 FP32, INT8 = "model.onnx", "model.int8.onnx"
+LARGEST_FILE = 1_800_000_000  # bytes of weights in one file; protobuf ends at 2 GiB, graph included
 
 
 class Onnx(Artifact):
     """The graphs, the tokenizer and the card. The float32 graph's weights are the merged model's
-    own file, linked; the int8 graph is one file.
+    own file, linked; the int8 graph is one file, or two where its weights are too large for one.
     """
 
     name = "onnx"
@@ -106,4 +107,5 @@ def write_int8(folder: Path) -> None:
     logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)  # a line for each node
     quantizer = MatMulNBitsQuantizer(onnx.load(folder / FP32), bits=8, algo_config=config)
     quantizer.process()
-    quantizer.model.save_model_to_file(str(folder / INT8), use_external_data_format=False)
+    weights = sum(len(t.raw_data) for t in quantizer.model.model.graph.initializer)
+    quantizer.model.save_model_to_file(str(folder / INT8), weights > LARGEST_FILE)
