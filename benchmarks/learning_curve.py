@@ -1,10 +1,12 @@
-"""The learning curve of the tuned model and of TF-IDF + logistic regression, over labelled rows.
+"""The learning curve of the tuned model and of its two strongest baselines, over labelled rows.
 
-Run: .venv/bin/python benchmarks/learning_curve.py   (about half an hour on 2 CPU cores)
+Run: .venv/bin/python benchmarks/learning_curve.py             (about half an hour on 2 CPU cores)
+     .venv/bin/python benchmarks/learning_curve.py --tuned 300 600 1200      (the tuned model there)
 Writes docs/learning-curve.json and docs/learning-curve.png; a run that is stopped goes on where it
 was. Each seed draws its own labelled rows, order and adapter; the 600 test rows are the same.
 """
 
+import argparse
 import json
 import platform
 import tempfile
@@ -14,44 +16,46 @@ from typing import Any
 import matplotlib
 import torch
 
+from trivet.artifacts.artifact import Watch
 from trivet.artifacts.run import Run
 from trivet.backends.adapter import ADAPTED
 from trivet.config.recipe import load
 from trivet.data import dataset, versions
+from trivet.evaluate.baselines.embeddings import EMBEDDINGS
+from trivet.evaluate.baselines.tfidf import TFIDF
 from trivet.evaluate.score import Scored
-from trivet.plugins import TASKS
-from trivet.records.score import Baseline, Score
+from trivet.records.score import Score
 from trivet.tuning.adapter import ADAPTER
 
-TUNED = (31, 62, 150)  # labelled rows; 31 = one for each intent
-PLAIN = (300, 600, 1200, 2400, 4544)  # where only the baseline is fitted, up to all there are
+TUNED = (31, 62, 150)  # labelled rows at which a model is tuned; 31 = one for each intent
+SIZES = (31, 62, 150, 300, 600, 1200, 2400, 4544)  # up to all there are
+BASELINES = {"baseline": TFIDF, "embeddings": EMBEDDINGS}
 SEEDS, THREADS = (0, 1, 2), 2
+LINES = (
+    ("tuned", "tuned SmolLM2-135M", "#1f6f5c"),
+    ("embeddings", EMBEDDINGS.words, "#3b5b92"),
+    ("baseline", TFIDF.words, "#b5651d"),
+)
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-def measure(rows: int, seed: int) -> dict[str, Any]:
-    """Accuracy and macro-F1 of both on the default recipe with `rows` labelled rows.
-
-    Where `rows` is not in TUNED, of the baseline alone.
-    """
+def measure(point: dict[str, Any], tuned: bool) -> None:
+    """Fill in what the point lacks: accuracy and macro-F1 on the default recipe with its rows."""
+    rows, seed = point["rows"], point["seed"]
     words = [f"data.rows={rows}", f"data.seed={seed}", f"tune.seed={seed}", "fpga.enabled=false"]
     recipe = load("home.toml", words)
     version = versions.version(recipe.data, DOCS.parent)
-    splits = dataset.read(recipe.data, version.folder)
-    plain = TASKS[recipe.data.task].baseline(splits)
-    assert plain
-    point = {"rows": len(splits["train"]), "seed": seed, "baseline": _figures(plain)}
-    if rows not in TUNED:
-        return point
     with tempfile.TemporaryDirectory() as root:
         run = Run.begin(Path(root), recipe, version)
-        run.build(ADAPTER)
-        return point | {"tuned": _figures(Score.read(run.build(Scored(ADAPTED))))}
-
-
-def _figures(result: Baseline | Score) -> dict[str, float]:
-    value = result.value if isinstance(result, Baseline) else result.metric.value
-    return {"accuracy": value, "macro_f1": result.second.value}
+        splits = dataset.read(recipe.data, version.folder)
+        for who, baseline in BASELINES.items():
+            if who not in point:
+                tally, second = baseline.score(run, splits, Watch())
+                point[who] = {"accuracy": tally.value, "macro_f1": second.value}
+        if tuned and "tuned" not in point:
+            run.build(ADAPTER)
+            score = Score.read(run.build(Scored(ADAPTED)))
+            point["tuned"] = {"accuracy": score.metric.value, "macro_f1": score.second.value}
 
 
 def draw(points: list[dict[str, Any]]) -> None:
@@ -60,10 +64,7 @@ def draw(points: list[dict[str, Any]]) -> None:
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True)
     for panel, metric in zip(panels, ("accuracy", "macro_f1"), strict=True):
-        for who, name, colour in (
-            ("tuned", "tuned SmolLM2-135M", "#1f6f5c"),
-            ("baseline", "TF-IDF + logistic regression", "#b5651d"),
-        ):
+        for who, name, colour in LINES:
             sizes = sorted({p["rows"] for p in points if who in p})
             values = [
                 [p[who][metric] for p in points if p["rows"] == n and who in p] for n in sizes
@@ -76,8 +77,8 @@ def draw(points: list[dict[str, Any]]) -> None:
             xscale="log",
             xlabel="labelled rows",
             title=metric.replace("_", "-"),
-            xticks=sizes,
-            xticklabels=sizes,
+            xticks=SIZES,
+            xticklabels=SIZES,
         )
         panel.minorticks_off()
         panel.grid(alpha=0.3)
@@ -87,17 +88,25 @@ def draw(points: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--tuned", type=int, nargs="*", default=[], help="tune at these rows too")
+    parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
+    options = parser.parse_args()
     torch.set_num_threads(THREADS)
     file = DOCS / "learning-curve.json"
     record = json.loads(file.read_text()) if file.exists() else {"points": []}
-    have = {(p["rows"], p["seed"]) for p in record["points"]}
-    for rows in (*PLAIN, *TUNED):
-        for seed in SEEDS:
-            if (rows, seed) not in have:
-                record["points"].append(measure(rows, seed))
-                record |= {"threads": THREADS, "machine": platform.machine(), "test_rows": 600}
+    points = {(point["rows"], point["seed"]): point for point in record["points"]}
+    for rows in sorted({*SIZES, *options.tuned}):
+        for seed in options.seeds:
+            point = points.setdefault((rows, seed), {"rows": rows, "seed": seed})
+            before = len(point)
+            measure(point, tuned=rows in (*TUNED, *options.tuned))
+            if len(point) > before:
+                ordered = [points[key] for key in sorted(points)]
+                record |= {"points": ordered, "threads": THREADS, "test_rows": 600}
+                record |= {"machine": platform.machine()}
                 file.write_text(json.dumps(record, indent=1) + "\n")
-                print(record["points"][-1], flush=True)
+                print(point, flush=True)
     draw(record["points"])
 
 

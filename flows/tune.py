@@ -23,7 +23,7 @@ from trivet.artifacts.run import Run
 from trivet.backends.backend import Backend
 from trivet.config.recipe import Recipe, load
 from trivet.data import dataset, versions
-from trivet.evaluate import parity, stock
+from trivet.evaluate import baseline, parity, stock
 from trivet.evaluate.score import Scored
 from trivet.flows.progress import console, done, progress, use_gpu
 from trivet.fpga.facts import chip_facts
@@ -38,7 +38,7 @@ from trivet.records.dataset import RunData
 from trivet.records.lineage import Lineage, Registered
 from trivet.records.parity import ParityTable
 from trivet.records.record import Record, write_text
-from trivet.records.score import Baseline, Confusion, Curve, Point, Score
+from trivet.records.score import Confusion, Curve, Point, Score
 from trivet.records.stock import Invariance, StockCheck
 from trivet.report import page as report
 from trivet.report.curve import curve_markdown
@@ -101,21 +101,26 @@ def build(artifact: Artifact) -> Any:
 
 
 @task(task_run_name="prove {run.recipe.name}", **step)
-def prove(run: Run, missing: dict[Backend, str]) -> State:
-    """The parity table, written to the run's folder and shown in the UI."""
-    run.publish()
-    rows = [_row(run, backend) for backend in run.backends() if backend not in missing]
-    artifacts = [run.path(artifact) for artifact in run.artifacts() if run.has(artifact)]
-    table = parity.compare(run.recipe, run.name, rows, _first(Baseline, artifacts), missing)
-    stock.publish(run, table)
+def prove(run: Run, tracked: str, lost: dict[Artifact, str]) -> State:
+    """The parity table, written to the run's folder and shown in the UI; `lost`: what failed."""
     known = ParityTable.read_if_there(run.folder)
+    registered = registry.is_registered(run, tracked)
+    if known and registered:
+        return Completed(data=known, name="Cached", message=f"unchanged: {run.name}")
+    run.publish()
+    missing = {b: lost[b.artifact] for b in run.backends() if b.artifact in lost}
+    rows = [_row(run, backend) for backend in run.backends() if backend not in missing]
+    rival = None if registered else registry.rival(run, tracked)
+    peers, notes = baseline.peers(run), baseline.notes(lost)
+    table = parity.compare(run.recipe, run.name, rows, peers, missing, rival, notes)
+    stock.publish(run, table)
     if known == table:
         return Completed(data=table, name="Cached", message=f"unchanged: {run.name}")
-    curve = _first(Curve, artifacts)
+    curve = _first(Curve, [run.path(artifact) for artifact in run.artifacts() if run.has(artifact)])
     judged = Confusion.read_if_there(rows[min(1, len(rows) - 1)].folder)  # merged, or fixed point
     if run.recipe.fpga.enabled:
         _chip_facts(run).write(run.folder)
-    for record in (curve, judged, table):
+    for record in (curve, judged, rows[0].held_out(), table):
         if record:
             record.write(run.folder)
     _show(table, curve)
@@ -139,15 +144,24 @@ def _first(kind: type[R], folders: list[Path]) -> R | None:
 
 
 def _show(table: ParityTable, curve: Curve | None) -> None:
-    columns = ("backend", "rows", "value", "delta", "agreement", "max_abs_diff", "ms_per_row")
+    columns = ("backend", "rows", "value", "low", "high", "delta", "agreement", "max_abs_diff")
+    words = {"ms_per_row", "gate", "measured", "passed"}
     rows = [
-        stage.model_dump(include={*columns, "gate", "passed"})
+        stage.model_dump(include={*columns, *words})
+        | {"delta": stage.difference and stage.difference.words(table.lower_is_better)}
         | {"without_trivet": stage.stock.words if stage.stock else "not asked"}
         | {"alone": stage.invariance.words if stage.invariance else "not asked"}
         for stage in table.stages
     ]
-    verdict = "promoted" if table.promoted else "refused"
-    create_table_artifact(rows, key="parity", description=f"{table.run}: {verdict}")
+    lines = [f"{table.run}: {'promoted' if table.promoted else 'refused'}", *table.standing]
+    create_table_artifact(rows, key="parity", description=". ".join(lines))
+    if table.baselines:
+        simple = [
+            base.model_dump(include={"name", "value", "low", "high"})
+            | {base.second.name: base.second.value}
+            for base in table.baselines
+        ]
+        create_table_artifact(simple, key="baselines", description=f"{table.run}, the same rows")
     if curve:
         markdown = curve_markdown(curve)
         create_markdown_artifact(markdown, key="loss-curve", description="Loss curve")
@@ -210,8 +224,8 @@ def run_pipeline(recipe: Recipe) -> Outcome:
     """The way of the data, whole; without a `[tune]` section, of the student alone."""
     run, checked = begin(recipe)
     tracked = registry.open_run(run, str(runtime.flow_run.id))
-    missing = build_all(run, tracked)
-    table = prove(run, missing).result()
+    lost = build_all(run, tracked)
+    table = prove(run, tracked, lost).result()
     model = register(run, tracked, table).result()
     page = write_report(run, tracked, model).result()
     parity.check(table)
@@ -252,8 +266,8 @@ def fetch_student(run: Run) -> None:
             registry.student(run.recipe.fpga.student, folder)
 
 
-def build_all(run: Run, tracked: str) -> dict[Backend, str]:
-    """Every artifact, and the answers of every backend that opens it: backend -> why it is missing.
+def build_all(run: Run, tracked: str) -> dict[Artifact, str]:
+    """Every artifact, and the answers of every backend that opens it: what failed -> why.
 
     An optional artifact's tool may fail: what is made from it is missing, and all else goes on.
     """
@@ -277,7 +291,7 @@ def build_all(run: Run, tracked: str) -> dict[Backend, str]:
                     build(check)(run, check)
     for future in beside.values():
         future.result()
-    return {b: lost[b.artifact] for b in run.backends() if b.artifact in lost}
+    return lost
 
 
 def attempt(run: Run, artifact: Artifact, tracked: str) -> str | None:

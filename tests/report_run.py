@@ -11,6 +11,7 @@ from trivet.artifacts.run import Run
 from trivet.backends.backend import Backend
 from trivet.config.recipe import Recipe
 from trivet.evaluate import parity
+from trivet.evaluate.baseline import Peer
 from trivet.plugins import BACKENDS, TASKS
 from trivet.records.chip import ChipFacts
 from trivet.records.dataset import RunData
@@ -18,6 +19,7 @@ from trivet.records.lineage import Lineage
 from trivet.records.record import Record
 from trivet.records.score import Baseline, Confusion, Curve, Metric, Point, Score, Vectors
 from trivet.report import write
+from trivet.tasks.tally import Tally
 
 ROWS = 200
 EXAMPLE = "turn off the kitchen light"
@@ -46,8 +48,8 @@ def make_run(
 ) -> Path:
     """A run's records: logits that drift a little from stage to stage, judged by the real gates.
 
-    The backend `damaged` answers at random. `wins`: the tuned model beats the baseline. The tool of
-    the backend `failed` broke.
+    The backend `damaged` answers at random. `wins`: the tuned model beats the baselines. The tool
+    of the backend `failed` broke.
     """
     recipe = recipe_of(task)
     rng = np.random.default_rng(0)
@@ -64,29 +66,30 @@ def make_run(
             logits = np.array(rows[1].logits())
         logits = noise if name == damaged else logits + drift.get(name, 0.0) * noise
         right = float((logits.argmax(1) == truth).mean())
-        value = 3 - 2 * right if TASKS[task].lower_is_better else right
+        tally = Tally.right(logits.argmax(1) == truth)
+        if TASKS[task].lower_is_better:
+            tally = Tally(3 - 2 * tally.numerator, tally.denominator)
         score = Score(
-            metric=Metric(name=METRIC[task][0], value=value),
+            metric=tally.metric(METRIC[task][0]),
             second=Metric(name=METRIC[task][1], value=0.95 * right),
             rows=ROWS,
             ms_per_row=40.0 / (1 + len(rows)),
             threads=2,
             machine="x86_64, a processor",
             vectors=Vectors(rows=20_000, equal=20_000) if backend.bit_exact else None,
+            held_out="5a" * 32,
         )
         (folder / name).mkdir()
         np.save(folder / name / "logits.npy", logits)
+        np.save(folder / name / "counts.npy", np.ones(ROWS, int))
+        tally.save(folder / name)
         rows.append(parity.Row(backend, score, folder / name))
-    baseline = None
-    if task == "classify":
-        value = rows[0].score.metric.value - (0.07 if wins else 0)
-        second = Metric(name="macro_f1", value=value - 0.04)
-        baseline = Baseline(name="tf-idf + logistic regression", value=value, second=second)
+    peers = baselines(rows[0].tally(), 14 if wins else 0) if task == "classify" else []
     run = folder / "home-4c2b11e-9f0a7d3"
     run.mkdir()
     missing = {BACKENDS[failed]: "verilator failed with 1"} if failed else {}
     present = [row for row in rows if row.backend.name != failed]
-    table = parity.compare(recipe, run.name, present, baseline, missing)
+    table = parity.compare(recipe, run.name, present, peers, missing)
     (run / "recipe.json").write_text(recipe.model_dump_json())
     records: list[Record] = [table, curve(), data(task), lineage(run.name, table.promoted)]
     if task == "classify":
@@ -96,6 +99,22 @@ def make_run(
     for record in records:
         record.write(run)
     return run
+
+
+def baselines(first: Tally, fewer: int) -> list[Peer]:
+    """One as good as the first stage but for `fewer` of its right rows, and a hopeless one."""
+    right = first.numerator.copy()
+    right[np.flatnonzero(right)[:fewer]] = 0
+    peers = []
+    for name, tally in (
+        ("the majority label", Tally.right(np.zeros(ROWS))),
+        ("TF-IDF + logistic regression", Tally.right(right)),
+    ):
+        low, high = tally.interval()
+        second = Metric(name="macro_f1", value=0.9 * tally.value)
+        figures = Baseline(name=name, value=tally.value, low=low, high=high, second=second)
+        peers.append(Peer(figures, tally))
+    return peers
 
 
 def recipe_of(task: str) -> Recipe:

@@ -95,7 +95,6 @@ def table(run: Run) -> ParityTable:
         lower_is_better=False,
         threads=1,
         machine="",
-        baseline=None,
         stages=[],
         refused=[],
     )

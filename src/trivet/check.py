@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trivet import UserError, extras
 from trivet.artifacts.artifact import Artifact, Watch
 from trivet.config.recipe import Recipe
-from trivet.plugins import ARTIFACTS, TASKS
+from trivet.plugins import ARTIFACTS, BACKENDS, TASKS
 from trivet.records.card import Base, Card
 from trivet.records.check import Check
 from trivet.tasks.example import Example, Row
@@ -94,15 +94,18 @@ def _packages(recipe: Recipe) -> list[str]:
     return notes
 
 
-def _space(recipe: Recipe, root: Path, folder: Path) -> None:
-    """UserError where the workspace's disk cannot hold what is made of the base in `folder`."""
-    need = COPIES * sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+def _space(recipe: Recipe, root: Path, folder: Path, scoring: int = 0) -> None:
+    """UserError where the workspace's disk cannot hold what is made of the base in `folder`, and
+    `scoring` bytes of logits.
+    """
+    need = COPIES * sum(f.stat().st_size for f in folder.glob("*.safetensors")) + scoring
     free = shutil.disk_usage(root).free
     if free < need:
         raise UserError(
             f"No disk space: {root} has {free / 1e9:.1f} GB free, and a run with model.base = "
-            f"'{recipe.model.base}' writes about {need / 1e9:.1f} GB (merged, ONNX). Free some, or "
-            "remove old folders in runs/ and .trivet/store/."
+            f"'{recipe.model.base}' writes about {need / 1e9:.1f} GB (merged, ONNX, "
+            "logits). Free some, set data.test lower, or remove old folders in runs/ and "
+            ".trivet/store/."
         )
 
 
@@ -138,14 +141,15 @@ def _adapter(
     recipe: Recipe, rows: Rows, root: Path, labels: list[str], decided: dict[str, str]
 ) -> dict[str, Any]:
     """What is known of the adapter: the fields of a Check that only a language model has."""
-    from trivet.tasks.tokenizer import load_tokenizer
+    from trivet.contract import trial
+    from trivet.contract.reach import Reach
+    from trivet.evaluate.score import batch_size
     from trivet.tuning import base
 
     assert recipe.tune
     task, model = TASKS[recipe.data.task], Base.model_validate_json(decided["base"])
-    folder, remote = base.base_folder(model), model.trust_remote_code
-    _space(recipe, root, folder)
-    tokenizer = load_tokenizer(folder, remote)
+    folder, remote = base.model_folder(model, task), model.trust_remote_code
+    tokenizer = base.tokenizer_of(folder, remote)
     meta = base.load(folder, task, labels, device="meta", trust_remote_code=remote)
     coverage = recipe.tune.coverage(meta, task)
     card = Card(
@@ -159,8 +163,14 @@ def _adapter(
     examples = tokenized["train"].examples
     if not any(t >= 0 for e in examples for t in e.targets):
         raise UserError("data.source: no training row carries loss: every reply or label is empty.")
+    contract = trial.run(recipe, folder, card, rows["train"])
+    reach = Reach.of(meta)
     lengths = [len(e.ids) for r in tokenized.values() for e in r.examples]
-    notes = []
+    classes = len(labels) if task.new_head else len(tokenizer)
+    answers = sum(len(e.positions) for e in tokenized["test"].examples)
+    scoring = 4 * answers * classes * sum(b.wanted(recipe) for b in BACKENDS.values())
+    _space(recipe, root, folder, scoring)
+    notes = reach.notes()
     if not recipe.tune.merges:
         notes.append(
             f"tune.method = '{recipe.tune.name}' does not merge into the base: the run makes the "
@@ -171,6 +181,9 @@ def _adapter(
         "truncated": sum(r.truncated for r in tokenized.values()),
         "coverage": coverage,
         "memory": recipe.tune.memory(coverage, decided["precision"] == "bf16"),
+        "scoring": scoring,
+        "scoring_memory": 4 * batch_size(task) * max(lengths) * classes,
+        "contract": contract.model_copy(update={"reached": reach.share}),
         "preview": [_marked(e, tokenizer, task) for e in examples[:3]],
         "notes": notes,
     }

@@ -109,7 +109,7 @@ ARTIFACTS: "Registry[Artifact]" = Registry(
     "artifact",
     "trivet.tuning.adapter",
     "trivet.export",
-    "trivet.evaluate.baseline",
+    "trivet.evaluate.baselines",
     "trivet.fpga",
     "trivet.fpga.stages",
 )

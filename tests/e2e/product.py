@@ -39,6 +39,7 @@ sparsity = [0.8, 0.5]
 epochs = 4
 search_trials = 2
 [gates]
+beats_baseline = false
 onnx_int8_points = 20.0
 student_points = 100.0
 fixed_points = 100.0

@@ -12,6 +12,7 @@ TASKS = {
     "compile small-chip for C simulation", "score hls-csim",
     "compile small-chip to Verilog", "score alkaid", "synthesize small-chip",
     "compile small-chip for RTL simulation", "score rtl",
+    "fit the majority label for small-chip", "fit logistic regression for small-chip",
     "prove small-chip", "register small-chip",
 }  # fmt: skip
 

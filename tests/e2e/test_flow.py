@@ -13,7 +13,9 @@ from product import Ran, Trivet, fire
 TASKS = {
     "version home", "check small",
     "tune small", "score adapter", "merge small", "score merged",
-    "export small to ONNX", "score onnx-fp32", "score onnx-int8", "fit the baseline of small",
+    "export small to ONNX", "score onnx-fp32", "score onnx-int8",
+    "fit the majority label for small", "fit TF-IDF + logistic regression for small",
+    "fit MiniLM embeddings + logistic regression for small",
     "label the pool of small", "distil small", "score student-float", "score student-fixed",
     "compile small for C simulation", "score hls-csim",
     "compile small to Verilog", "score alkaid", "synthesize small",
@@ -45,7 +47,14 @@ def test_a_scheduled_run_is_proven(home_run: Ran, prefect: PrefectApi) -> None:
         assert stages[name]["bit_exact"] and stages[name]["max_abs_diff"] == 0
     assert stages["merged"]["agreement"] >= 0.999 and stages["merged"]["reference"] == "adapter"
     assert stages["onnx-int8"]["max_abs_diff"] > 0
-    assert 0 < parity["baseline"]["value"] < 1
+    simple = {base["name"]: base for base in parity["baselines"]}
+    assert len(simple) == 3 and all(0 < base["value"] < 1 for base in simple.values())
+    strongest = max(simple.values(), key=lambda base: base["value"])
+    gap = stages["adapter"]["value"] - strongest["value"]
+    assert strongest["difference"]["value"] == gap  # negative here, and the recipe allows it
+    for stage in stages.values():
+        assert stage["low"] <= stage["value"] <= stage["high"]
+    assert parity["champion"] is None and home_run.json("held-out.json")["backend"] == "adapter"
     vectors = {name: stages[name]["vectors"] for name in ("hls-csim", "alkaid", "rtl")}
     assert {name: pair["equal"] for name, pair in vectors.items()} == {
         "hls-csim": 100_000,

@@ -48,5 +48,31 @@ def test_a_damaged_export_is_refused_and_the_champion_stays(
     trivet(*words, rc=3, env={"TRIVET_STORE": str(store)})  # cached, and still refused
 
 
+def test_who_is_surely_worse_does_not_replace_the_champion(
+    mine_run: Ran, trivet: Trivet, clone: Path
+) -> None:
+    """The same rows, and a rate at which nothing is learnt; all its other gates hold."""
+    champion = json.loads(trivet("why", "mine", "--json").stdout)
+    words = ("run", "mine.toml", "tune.learning_rate=1e-9", "gates.beats_baseline=false")
+    said = trivet(*words, rc=3).stdout
+    assert "Refused: adapter" in said and "not surely worse than mine version" in said
+    assert json.loads(trivet("why", "mine", "--json").stdout) == champion
+    (folder,) = (
+        path.parent
+        for path in (clone / "runs").glob("mine-*/recipe.json")
+        if json.loads(path.read_text())["tune"]["learning_rate"] == 1e-9
+    )
+    parity = json.loads((folder / "parity.json").read_text())
+    difference = parity["champion"]["difference"]
+    first = mine_run.json("parity.json")["stages"][0]["value"]
+    assert difference["value"] == parity["stages"][0]["value"] - first
+    assert difference["high"] < 0 and difference["p_value"] < 0.05
+    page = (folder / "report.html").read_text()
+    assert "The champion before this run" in page and "Refused." in page
+    trivet(*words, rc=3)  # asked again: still worse
+    compared = trivet("compare", mine_run.name, folder.name).stdout
+    assert f"{folder.name} is" in compared and f"worse than {mine_run.name}." in compared
+
+
 def _link(source: str, target: str) -> None:
     Path(target).hardlink_to(source)

@@ -10,7 +10,7 @@ BUILDS = ("tune mine", "merge mine", "export mine to ONNX")
 BACKENDS = ("adapter", "merged", "onnx-fp32", "onnx-int8")
 SCORES = [f"score {name}" for name in BACKENDS]
 SCORES += [f"ask {name} without Trivet" for name in BACKENDS]
-TASKS = 17
+TASKS = 19
 
 
 def states(trivet: Trivet, prefect: PrefectApi, mine_run: Ran, override: str) -> dict[str, Any]:

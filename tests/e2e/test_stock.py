@@ -103,7 +103,7 @@ def row(run: Run, name: str) -> parity.Row:
 
 
 def judged(run: Run, *names: str) -> dict[str, Stage]:
-    table = parity.compare(run.recipe, run.name, [row(run, n) for n in names], None, {})
+    table = parity.compare(run.recipe, run.name, [row(run, n) for n in names], [], {})
     assert table.promoted == all(stage.passed for stage in table.stages)
     return {stage.backend: stage for stage in table.stages}
 
@@ -119,7 +119,7 @@ def made(task: str, base: Path, root: Path) -> Run:
     for artifact in run.artifacts():
         run.build(artifact)
     run.publish()
-    table = parity.compare(run.recipe, run.name, [row(run, n) for n in LANGUAGE], None, {})
+    table = parity.compare(run.recipe, run.name, [row(run, n) for n in LANGUAGE], [], {})
     table.write(run.folder)
     stock.publish(run, table)
     return run
@@ -326,7 +326,7 @@ def test_a_task_or_a_backend_without_a_part_is_named(
     backend = BACKENDS["merged"]
     assert stock.stock_of(run, backend) is None
     bare = dataclasses.replace(row_without(run, "merged"), stock=None)
-    table = parity.compare(run.recipe, run.name, [bare], None, {})
+    table = parity.compare(run.recipe, run.name, [bare], [], {})
     assert any("merged: not asked without Trivet: the task" in note for note in table.notes)
 
 

@@ -17,6 +17,7 @@ from trivet.records.answer import Answer
 from trivet.records.score import Metric
 from trivet.tasks import snippets
 from trivet.tasks.example import Answers, Example, Row
+from trivet.tasks.tally import Tally
 from trivet.tasks.task import Shape, Task
 
 
@@ -49,12 +50,9 @@ class ToyGrade(Task):
 
     def metrics(
         self, answers: Answers, targets: list[list[int]], rows: Sequence[Row], labels: list[str]
-    ) -> tuple[Metric, Metric]:
-        off = np.abs(answers.logits.argmax(1) - np.concatenate(targets))
-        return (
-            Metric(name="mean_error", value=float(off.mean())),
-            Metric(name="exact", value=float((off == 0).mean())),
-        )
+    ) -> tuple[Tally, Metric]:
+        off = np.abs(answers.logits.argmax(1) - np.concatenate(targets)).astype(float)
+        return Tally(off, np.ones_like(off)), Tally.right(off == 0).metric("exact")
 
     def question(self, text: str) -> Row:
         return {"text": text}

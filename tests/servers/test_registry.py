@@ -30,11 +30,15 @@ from small_run import build, small_run, table
 
 from trivet import UserError, registry
 from trivet.artifacts.run import Run
+from trivet.evaluate import parity
 from trivet.evaluate.predict import answer, choose, open_session
+from trivet.evaluate.score import Scored
 from trivet.export.onnx import ONNX
 from trivet.flows.servers import Servers
 from trivet.fpga.student import STUDENT
-from trivet.records.score import Curve, Point
+from trivet.plugins import BACKENDS
+from trivet.records.score import Curve, Point, Score
+from trivet.tasks.tally import Tally
 
 pytestmark = pytest.mark.servers
 
@@ -210,6 +214,44 @@ def test_aliases_move_once(run: Run, small_base: Path) -> None:
         aliases = MlflowClient().get_registered_model("few-classify").aliases
         assert aliases == {"champion": "2", "previous": "1"}
     assert registry.registered() == ["few-classify"]
+
+
+def test_the_champion_is_known_row_by_row(
+    small_base: Path, tmp_path: Path, servers: Servers
+) -> None:
+    """A challenger that has none of the rows, against a champion that had them all."""
+    track = {"model": "contest"}
+    runs = [
+        build(small_run(tmp_path, small_base, "numbers", tune={}, fpga=fpga, track=track), STUDENT)
+        for fpga in (FPGA, FPGA | {"seed": 1})
+    ]
+    first, second = runs
+    assert registry.rival(first, registry.open_run(first, "")) is None  # nobody is champion yet
+    backend = BACKENDS["student-float"]
+    rows = [parity.Row(backend, Score.read(f), f) for f in (r.build(Scored(backend)) for r in runs)]
+    for row, right in zip(rows, (np.ones(8), np.zeros(8)), strict=True):
+        Tally.right(right).save(row.folder)
+    rows[0].held_out().write(first.folder)
+    own = promoted(first)
+    assert registry.rival(first, own) is None  # it is the champion itself
+
+    rival = registry.rival(second, registry.open_run(second, ""))
+    assert rival and (rival.model, rival.version) == ("contest", "1")
+    assert rival.held_out == rows[0].held_out()
+    result = parity.compare(second.recipe, second.name, rows[1:], [], {}, rival)
+    assert result.champion and result.champion.difference
+    assert result.champion.difference.value == -1 and not result.promoted
+    assert "not surely worse than contest version 1" in result.refused[0].gate
+    other = rows[1].score.model_copy(update={"held_out": "other rows"})
+    strange = [parity.Row(backend, other, rows[1].folder)]
+    result = parity.compare(second.recipe, second.name, strange, [], {}, rival)
+    assert result.promoted and "other held-out rows" in result.standing[0]
+    promoted(second)  # it wrote nothing down
+    third = build(
+        small_run(tmp_path, small_base, "numbers", tune={}, fpga=FPGA | {"seed": 2}, track=track),
+        STUDENT,
+    )
+    assert registry.rival(third, registry.open_run(third, "")) == parity.Rival("contest", "2", None)
 
 
 def test_the_chain_back_from_a_model(run: Run) -> None:

@@ -15,6 +15,7 @@ from trivet.plugins import BACKENDS
 from trivet.records.parity import ParityTable
 from trivet.records.score import Metric, Score
 from trivet.records.stock import Invariance, StockCheck
+from trivet.tasks.tally import Tally
 
 ROWS = 100
 HELD: dict[str, Any] = {"rows": ROWS, "same": ROWS, "answers": ROWS, "equal": ROWS}
@@ -34,13 +35,15 @@ def table(
         place = folder / name
         place.mkdir(parents=True)
         np.save(place / "logits.npy", logits)
+        np.save(place / "counts.npy", np.ones(ROWS, int))
+        Tally.right(logits.argmax(1) == 0).save(place)
         half = Metric(name="accuracy", value=0.5)
         score = Score(metric=half, second=half, rows=ROWS, ms_per_row=1, threads=1, machine="")
         check, invariance = StockCheck(**HELD | own), Invariance(**ALONE | beside)
         rows.append(Row(BACKENDS[name], score, place, check, invariance))
         logits = logits + np.float32(0.125)
         logits[:10] = [0.875, 1.125]
-    return compare(recipe, "t-1", rows, None, {})
+    return compare(recipe, "t-1", rows, [], {})
 
 
 def test_what_holds_is_silent(tmp_path: Path) -> None:

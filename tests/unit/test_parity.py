@@ -15,6 +15,7 @@ from trivet.evaluate.parity import GateRefused, Row, check, compare
 from trivet.plugins import BACKENDS
 from trivet.records.parity import ParityTable, Stage
 from trivet.records.score import Metric, Score, Vectors
+from trivet.tasks.tally import Tally
 
 ROWS = 600  # more than one of the chunks in which logits are compared
 EQUAL = Vectors(rows=1000, equal=1000)
@@ -40,6 +41,8 @@ class Table:
         place = self.folder / name
         place.mkdir()
         np.save(place / "logits.npy", logits.astype(np.float32))
+        np.save(place / "counts.npy", np.ones(len(logits), int))
+        Tally(np.full(len(logits), value), np.ones(len(logits))).save(place)
         score = Score(
             metric=Metric(name="accuracy", value=value),
             second=Metric(name="macro_f1", value=value / 2),
@@ -55,7 +58,7 @@ class Table:
     def compare(
         self, chosen: Recipe | None = None, missing: dict[Backend, str] | None = None
     ) -> ParityTable:
-        return compare(chosen or recipe(), "run-1", self.rows, None, missing or {})
+        return compare(chosen or recipe(), "run-1", self.rows, [], missing or {})
 
 
 @pytest.fixture
@@ -107,7 +110,8 @@ def test_an_agreement_holds_at_its_edge(
     if not holds:
         (refusal,) = result.refused
         assert (refusal.backend, refusal.value) == ("merged", 0.9)
-        assert refusal.measured == "agreement 0.9883"  # 593 / 600
+        # 593 / 600, and Wilson's interval by hand: (p + z²/2n ± z √(p q / n + z²/4n²)) / (1 + z²/n)
+        assert refusal.measured == "agreement 0.9883 (0.9761 to 0.9943)"
 
 
 @pytest.mark.parametrize(("value", "holds"), [(0.92, True), (0.89, True), (0.8899, False)])
@@ -183,7 +187,7 @@ def test_two_stages_of_one_reference_are_both_compared_with_it(
     table.add("student-float", flipped(logits, 60), 0.8).add("onnx-fp32", logits, 0.9)
     result = table.compare(recipe(student_points=10.0))
     assert [s.reference for s in result.stages] == [None, "merged", "merged"]
-    assert result.promoted and stage(result, "student-float").measured == "10.00 points lost"
+    assert result.promoted and stage(result, "student-float").measured == "10.00 points ± 0.00 lost"
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,13 @@ def test_overrides_reach_their_keys() -> None:
         ("fpga.module=net.py", "fpga.module = 'net.py'"),
         ("fpga.weights=net.safetensors", "name it too"),
         ("name.x=1", "'name' is a value"),
-        ("tune.method=lara", "tune.method = 'lara': there is no such method; known: lora"),
+        ("tune.method=lara", "tune.method = 'lara': there is no such method; known: full, lora"),
         ("tune.method=3", "tune.method = 3: there is no such method"),
         ("data.task=clasify", "data.task = 'clasify': there is no such task; known: classify"),
-        ("gates.merged=1", "unknown key gates.merged (value 1); known: stock_agreement, min_value"),
+        (
+            "gates.merged=1",
+            "unknown key gates.merged (value 1); known: stock_agreement, min_value",
+        ),
         ("gates.fixed_points=-1", "gates.fixed_points = -1"),
         ("gates.merged_agreement=1.5", "gates.merged_agreement = 1.5"),
         ("model.revison=main", "unknown key model.revison (value 'main'); known: base, revision"),
@@ -86,6 +89,8 @@ def test_an_unknown_key_names_the_keys_of_its_own_section() -> None:
     assert set(known) == {
         "min_value",
         "stock_agreement",
+        "beats_baseline",
+        "beats_champion",
         "merged_agreement",
         "onnx_fp32_agreement",
         "onnx_int8_points",
@@ -159,7 +164,7 @@ def test_tune_is_read_by_the_method_that_it_names(scale: None, tmp_path: Path) -
     assert "targets" not in str(error.value)
     with pytest.raises(UserError, match=r"unknown key tune\.factor .*known: .*rank"):
         load("home.toml", ["tune.factor=2.0"])
-    with pytest.raises(UserError, match="known: lora, scale"):
+    with pytest.raises(UserError, match="known: full, lora, scale"):
         load("home.toml", ["tune.method=lara"])
 
 

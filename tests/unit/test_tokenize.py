@@ -79,10 +79,11 @@ def test_a_long_conversation_loses_its_oldest_tokens(tokenizer) -> None:
     assert tokenizer.decode(cut.examples[0].targets) == "Yes.<|im_end|>"
 
 
-def test_a_prompt_that_ends_in_the_pad_token_is_refused(tokenizer) -> None:
+def test_a_prompt_that_ends_in_the_pad_token_is_read_before_it(tokenizer) -> None:
+    """There the stock head reads it."""
     ends = CLASSIFY.model_copy(update={"prompt": "{text}<|im_end|>"})
-    with pytest.raises(UserError, match=r"data.prompt ends in the pad token"):
-        tokenize([{"text": "x", "label": "a"}], ends, ["a"], tokenizer)
+    (example,) = tokenize([{"text": "x", "label": "a"}], ends, ["a"], tokenizer).examples
+    assert tokenizer.pad_token_id == example.ids[-1] and example.positions == [0]
 
 
 # Token ids, positions and targets as they were when the prompt of tags was fixed in the code and

@@ -6,15 +6,27 @@ Each backend has one. A gate says it in words, measures, and holds or does not.
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
+from trivet.records.parity import compared
+
 if TYPE_CHECKING:
     from trivet.config.gates import Gates
-    from trivet.records.parity import Stage
+    from trivet.records.parity import Contest, Stage
+    from trivet.records.score import Baseline, Difference
 
 
 class Verdict(NamedTuple):
     gate: str
     measured: str
     passed: bool
+
+    def and_also(self, other: "Verdict") -> "Verdict":
+        """Both hold; one without words says nothing."""
+        gate = "; ".join(filter(None, (self.gate, other.gate)))
+        measured = "; ".join(filter(None, (self.measured, other.measured)))
+        return Verdict(gate, measured, self.passed and other.passed)
+
+
+NONE = Verdict("", "", True)
 
 
 class Gate(ABC):
@@ -45,7 +57,10 @@ class Agreement(Gate):
         least = gates.limit(self.key)
         assert stage.agreement is not None
         words = f"agreement with {stage.reference} at least {least:g}"
-        return Verdict(words, f"agreement {stage.agreement:.4f}", stage.agreement >= least)
+        measured = f"agreement {stage.agreement:.4f}"
+        if stage.agreement_low is not None:
+            measured += f" ({stage.agreement_low:.4f} to {stage.agreement_high:.4f})"
+        return Verdict(words, measured, stage.agreement >= least)
 
 
 class Points(Gate):
@@ -61,7 +76,7 @@ class Points(Gate):
         name = f"point{'' if most == 1 else 's'} of {stage.metric}"
         words = f"at most {most:g} {name} below {stage.reference}"
         # 1e-9: the gate is a decimal number, the difference of two ratios is not
-        return Verdict(words, f"{lost:.2f} points lost", lost <= most + 1e-9)
+        return Verdict(words, f"{lost:.2f} points{_half(stage)} lost", lost <= most + 1e-9)
 
 
 class BitExact(Gate):
@@ -83,9 +98,51 @@ class First(Gate):
     def judge(self, stage: "Stage", gates: "Gates") -> Verdict:
         least = gates.min_value
         if least is None:
-            return Verdict("", "", True)
+            return NONE
         words = f"{stage.metric} at {'most' if stage.lower_is_better else 'least'} {least:g}"
-        above = stage.value - least
+        above, measured = stage.value - least, f"{stage.value:.4f}"
+        if stage.low is not None:
+            measured += f" ({stage.low:.4f} to {stage.high:.4f})"
+        return Verdict(words, measured, above <= 0 if stage.lower_is_better else above >= 0)
+
+
+class Floor(Gate):
+    """Of what a run ships: not worse than the strongest baseline, `gates.beats_baseline`."""
+
+    def __init__(self, base: "Baseline", difference: "Difference") -> None:
+        self.base, self.difference = base, difference
+
+    def judge(self, stage: "Stage", gates: "Gates") -> Verdict:
+        measured = f"{compared(self.difference, stage.lower_is_better)} it"
+        gain = self.difference.gain(stage.lower_is_better).value
+        if not gates.beats_baseline:
+            return NONE
+        words = f"not worse than {self.base.name} ({self.base.value:.4f}; gates.beats_baseline)"
+        return Verdict(words, measured, gain >= 0)
+
+
+class Champion(Gate):
+    """Of the first stage: not surely worse than the champion's, `gates.beats_champion`."""
+
+    def __init__(self, contest: "Contest") -> None:
+        self.contest = contest
+
+    def judge(self, stage: "Stage", gates: "Gates") -> Verdict:
+        difference, contest = self.contest.difference, self.contest
+        if difference is None or not gates.beats_champion:
+            return NONE
+        words = f"not surely worse than {contest.model} version {contest.version}"
+        holds = not difference.gain(stage.lower_is_better).surely_below_zero
         return Verdict(
-            words, f"{stage.value:.4f}", above <= 0 if stage.lower_is_better else above >= 0
+            f"{words} (gates.beats_champion)",
+            f"{compared(difference, stage.lower_is_better)} it",
+            holds,
         )
+
+
+def _half(stage: "Stage") -> str:
+    """Half the width of a difference's interval, in points."""
+    change = stage.difference
+    if change is None or change.low is None or change.high is None:
+        return ""
+    return f" ± {50 * (change.high - change.low):.2f}"

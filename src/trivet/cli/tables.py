@@ -13,7 +13,8 @@ from rich.text import Text
 from trivet.records.answer import Answer
 from trivet.records.check import Check
 from trivet.records.dataset import DataCard, RunData
-from trivet.records.parity import ParityTable, Stage
+from trivet.records.parity import ParityTable, Stage, compared
+from trivet.records.score import Baseline, Difference
 from trivet.report import use
 
 if TYPE_CHECKING:
@@ -26,51 +27,91 @@ LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False}
 
 
 def parity(out: Console, table: ParityTable) -> None:
-    """The parity table, the baseline under it, and the verdict."""
-    first, base = table.stages[0], table.baseline
+    """The parity table, the baselines under it, how the first stage stands, and the verdict."""
+    first, lower = table.stages[0], table.lower_is_better
     grid = Table(
         title=f"{table.run} · {first.rows} held-out rows · {table.threads} threads",
         title_justify="left",
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,  # its box parts the columns; with more, 80 characters do not hold the table
+        pad_edge=False,
     )
-    grid.add_column("")
-    grid.add_column("backend", no_wrap=True)
-    for name in (table.metric, first.second.name, "delta", "agree", "max diff", "stock", "ms/row"):
+    grid.add_column("  backend", no_wrap=True)
+    change = "delta" if lower else "points"
+    names = (
+        table.metric,
+        "95 %",
+        first.second.name,
+        change,
+        "agree",
+        "max diff",
+        "stock",
+        "ms/row",
+    )
+    for name in names:
         grid.add_column(name, justify="right", no_wrap=True)
     for stage in table.stages:
         grid.add_row(*_stage(stage))
-    if base:
-        grid.add_section()
-        name = base.name.replace("istic regression", "reg")
-        grid.add_row("", name, f"{base.value:.4f}", f"{base.second.value:.4f}", style="dim")
     out.print(grid)
-    if table.baseline_wins:
-        out.print(f"The baseline is at least as good as {first.backend} here.", style="yellow")
+    if table.baselines:
+        out.print(_baselines(table))
+    for words in table.standing:
+        out.print(f"{escape(words)}.", soft_wrap=True)
     for note in table.notes:
-        out.print(note, style="dim")
+        out.print(note, style="dim", soft_wrap=True, markup=False)
     if table.promoted:
         out.print("[bold green]Promoted:[/] every gate held.")
     for refused in table.refused:
         out.print(
             f"[bold red]Refused:[/] {escape(refused.backend)}: {escape(refused.measured)}; "
-            f"gate: {refused.gate}.",
+            f"gate: {escape(refused.gate)}.",
             soft_wrap=True,
         )
 
 
+def _baselines(table: ParityTable) -> Table:
+    """Simple models on the same rows; the strongest, the floor, is the one that is not dim."""
+    grid = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    grid.add_column("  the same rows, by", no_wrap=True)
+    for name in (table.metric, "95 %", table.stages[0].second.name):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for base in table.baselines:
+        figures = (_number(base.value, ".4f"), _interval(base), f"{base.second.value:.4f}")
+        style = "" if base is table.floor else "dim"
+        grid.add_row(f"  {escape(base.name)}", *figures, style=style)
+    return grid
+
+
 def _stage(stage: Stage) -> tuple[str, ...]:
+    mark = " " if not stage.gate else "[green]✓[/]" if stage.passed else "[red]✗[/]"
     return (
-        "" if not stage.gate else "[green]✓[/]" if stage.passed else "[red]✗[/]",
-        escape(stage.backend),
+        f"{mark} {escape(stage.backend)}",
         f"{stage.value:.4f}",
+        _interval(stage),
         f"{stage.second.value:.4f}",
-        _number(stage.delta, "+.4f"),
+        _change(stage.difference, stage.lower_is_better),
         "equal" if stage.bit_exact else _number(stage.agreement, ".4f"),
         _number(stage.max_abs_diff, ".2g"),
         _stock(stage),
         f"{stage.ms_per_row:.3g}",
     )
+
+
+def _interval(of: Stage | Baseline) -> str:
+    if of.low is None or of.high is None:
+        return ""
+    return f"{of.low:.2f}–{of.high:.2f}"
+
+
+def _change(difference: Difference | None, lower_is_better: bool) -> str:
+    """In points of a share, as it is of a loss; with half of its interval."""
+    if difference is None:
+        return ""
+    scale, digits = (1, 3) if lower_is_better else (100, 1)
+    text = f"{scale * difference.value:+.{digits}f}"
+    if difference.low is None or difference.high is None:
+        return text
+    return f"{text} ± {scale * (difference.high - difference.low) / 2:.{digits}f}"
 
 
 def _stock(stage: Stage) -> str:
@@ -139,7 +180,11 @@ def check(out: Console, checked: Check, card: DataCard) -> None:
             f"({coverage.trainable / coverage.total:.2%})",
             "memory": f"{(checked.memory or 0) / 1e6:,.0f} MB of weights, gradients and optimiser; "
             "activations on top",
+            "scoring": f"{(checked.scoring or 0) / 1e6:,.0f} MB of logits on the disk, "
+            f"{(checked.scoring_memory or 0) / 1e6:,.0f} MB in memory at once",
         }
+    if contract := checked.contract:
+        lines["base"] = contract.words()
     if checked.student:
         lines["chip"] = checked.student
     for name, text in lines.items():
@@ -165,6 +210,12 @@ def compare(out: Console, comparison: "Comparison") -> None:
             if pair != (None, None):
                 grid.add_row(f"{escape(name)} {figure}", *(_number(v, ".4g") for v in pair))
     out.print(grid)
+    if comparison.difference:
+        words = compared(comparison.difference, comparison.lower_is_better)
+        first, second = comparison.runs
+        out.print(f"Row by row, {second} is {words} {first}.", soft_wrap=True, markup=False)
+    else:
+        out.print("They did not answer the same held-out rows, or did not write down how.")
 
 
 def chain(out: Console, chain: "Chain") -> None:

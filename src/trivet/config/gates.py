@@ -15,6 +15,12 @@ class Gates(Section):
         1.0, ge=0, le=1, description="share of rows that stock libraries alone answer as the table"
     )
     min_value: float | None = Field(None, description="least metric of the tuned model itself, 0-1")
+    beats_baseline: bool = Field(
+        True, description="refuse what is worse than its strongest baseline on the same rows"
+    )
+    beats_champion: bool = Field(
+        True, description="refuse what is worse than the champion, beyond the paired 95 % interval"
+    )
 
     def limit(self, key: str) -> float:
         return float(getattr(self, key))

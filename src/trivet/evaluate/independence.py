@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 def judge(verdict: Verdict, stage: "Stage", backend: "Backend", gates: "Gates") -> Verdict:
     """A stage's verdict, and these."""
     for gate, measured in _broken(stage, backend, gates):
-        words = "; ".join(filter(None, (verdict.gate, gate)))
-        verdict = Verdict(words, "; ".join(filter(None, (verdict.measured, measured))), False)
+        verdict = verdict.and_also(Verdict(gate, measured, False))
     return verdict
 
 

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from trivet.backends.sessions.language_model import LanguageModel
 
 ROWS, BATCH, OTHER = 32, 16, 5  # rows that are asked; in a batch, and in the other order
+REPLIES = 8  # rows that are asked where each has a vocabulary's logits at each token
 
 
 def measure(session: "LanguageModel", rows: Sequence[Row], folder: "Path") -> Invariance:
     """Of an opened backend, on the first rows."""
     card = session.card
-    examples = session.task.tokenize(rows[:ROWS], card, card.labels, session.tokenizer).examples
+    some = rows[: REPLIES if session.task.talks else ROWS]
+    examples = session.task.tokenize(some, card, card.labels, session.tokenizer).examples
     alone = [session.logits([example]) for example in examples]
     share = tolerance.relative(folder, card, tolerance.unit(session))
     limits = [share * float(np.abs(logits).max()) for logits in alone]

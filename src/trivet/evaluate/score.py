@@ -1,9 +1,10 @@
 """The one scorer: every backend answers the same held-out rows, and the same lines judge it.
 
-What is measured of the answers is the task's (tasks/). A baseline is fitted on the same labelled
-rows: a language model that does not beat it is not worth shipping, and the table says so.
+What is measured of the answers is the task's (tasks/). What each row adds to the metric is kept, so
+that whoever answered the same rows can be compared row by row.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
     from trivet.config.recipe import Recipe
 
 REPLIES, REPLY_TOKENS = 20, 24  # greedy replies that are judged, and their longest
-LOGITS, REPLIES_FILE = "logits.npy", "replies.json"
+LOGITS, COUNTS, REPLIES_FILE = "logits.npy", "counts.npy", "replies.json"
 
 
 class Scored(Artifact):
-    """One backend's answers to the test rows: logits.npy, replies.json, score.json, and perhaps
-    confusion.json and invariance.json.
+    """One backend's answers to the test rows: logits.npy, score.json, tally.npz, replies.json, and
+    counts.npy, how many answers each row has; perhaps confusion.json and invariance.json.
     """
 
     on_gpu = True
@@ -67,21 +68,24 @@ class Scored(Artifact):
         card, threads = Card.read(artifact), torch.get_num_threads()
         task = TASKS[card.task]
         session = self.backend.open(artifact, threads)
-        answers = ask(session, rows, task, watch.on_progress)
         targets = self.targets(run, card, rows, task)
-        metric, second = task.metrics(answers, targets, rows, card.labels)
+        to = Table(folder / LOGITS, [len(row) for row in targets])
+        answers = ask(session, rows, task, watch.on_progress, to=to)
+        tally, second = task.metrics(answers, targets, rows, card.labels)
         Score(
-            metric=metric,
+            metric=tally.metric(task.metric),
             second=second,
             rows=answers.rows,
             ms_per_row=1000 * answers.seconds / answers.rows,
             threads=threads,
             machine=machine(),
             vectors=self.backend.compare_vectors(artifact),
+            held_out=rows_hash(rows),
         ).write(folder)
+        tally.save(folder)
         if matrix := task.confusion(answers.logits, targets):
             Confusion(labels=card.labels, matrix=matrix).write(folder)
-        np.save(folder / LOGITS, answers.logits)
+        np.save(folder / COUNTS, [len(row) for row in targets])
         write_text(folder / REPLIES_FILE, json.dumps(answers.replies))
         if isinstance(session, LanguageModel):
             invariance.measure(session, rows, artifact).write(folder)
@@ -96,26 +100,75 @@ class Scored(Artifact):
         return [e.targets for e in task.tokenize(rows, card, card.labels, tokenizer).examples]
 
 
+def rows_hash(rows: Sequence[Row]) -> str:
+    """Of their content, in their order."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+class Table:
+    """A file of logits, float32 [answers, classes], that is filled row by row in any order, and
+    that nobody holds in memory: 600 replies of 60 tokens are 7 GB of a vocabulary's logits.
+
+    `counts`: how many answers each row has.
+    """
+
+    def __init__(self, file: Path, counts: Sequence[int]) -> None:
+        self.file, self.starts = file, np.cumsum([0, *counts])
+
+    def create(self, classes: int) -> None:
+        shape = (int(self.starts[-1]), classes)
+        table = np.lib.format.open_memmap(self.file, "w+", np.float32, shape)
+        self.classes, self.offset = classes, table.offset
+
+    def put(self, row: int, logits: np.ndarray) -> None:
+        assert logits.shape == (self.starts[row + 1] - self.starts[row], self.classes)
+        with self.file.open("r+b") as out:  # written, not mapped: what is mapped counts as memory
+            out.seek(self.offset + 4 * self.classes * int(self.starts[row]))
+            out.write(np.ascontiguousarray(logits, np.float32).tobytes())
+
+    def read(self) -> np.ndarray:
+        return np.load(self.file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
 def ask(
     session: "Session",
     rows: Sequence[Row],
     task: Task,
     on_progress: Callable[[float], None] = lambda share: None,
-    batch: int = 16,
+    batch: int = 0,
+    to: Table | None = None,
 ) -> Answers:
-    """Every row's logits, in the order of `rows`; asked in batches of rows of like length."""
+    """Every row's logits, in the order of `rows`; asked in batches of rows of like length.
+
+    `batch`: 0 = as `batch_size` says. `to`: where they are written as they come; in memory without.
+    """
+    batch = batch or batch_size(task)
     order = sorted(range(len(rows)), key=lambda i: len(str(rows[i])))
     out: list[np.ndarray] = [np.empty(0)] * len(rows)
-    session.answer([rows[i] for i in order[-batch:]])  # the first call allocates; it is not timed
-    start = time.perf_counter()
+    first = session.answer([rows[i] for i in order[-batch:]])  # it allocates; it is not timed
+    if to:
+        to.create(first[0].shape[1])
+    del first
+    seconds = 0.0
     for at in range(0, len(order), batch):
         chunk = order[at : at + batch]
-        for i, logits in zip(chunk, session.answer([rows[i] for i in chunk]), strict=True):
-            out[i] = logits
+        start = time.perf_counter()
+        answers = session.answer([rows[i] for i in chunk])
+        seconds += time.perf_counter() - start
+        for i, logits in zip(chunk, answers, strict=True):
+            if to:
+                to.put(i, logits)
+            else:
+                out[i] = logits
         on_progress(min(1.0, (at + batch) / len(rows)))
-    seconds = time.perf_counter() - start
     replies = []
     if task.talks:
         talking = cast("Talking", session)
         replies = [talking.reply(r["messages"][:-1], REPLY_TOKENS) for r in rows[:REPLIES]]
-    return Answers(np.concatenate(out).astype(np.float32), len(rows), seconds, replies)
+    logits = to.read() if to else np.concatenate(out).astype(np.float32)
+    return Answers(logits, len(rows), seconds, replies)
+
+
+def batch_size(task: Task) -> int:
+    """Rows asked at once: fewer where an answer is a whole vocabulary's logits at each token."""
+    return 4 if task.talks else 16

@@ -113,7 +113,7 @@ class Stock(Artifact):
             said["tolerance"] = share * float(np.abs(part).max())
             talked = n < min(TALKS, len(replies))
             more = {"reply_tokens": REPLY_TOKENS} if talked else {}
-            said |= {"reply": replies[n]} if talked else {}
+            said |= {"reply": replies[n].strip()} if talked else {}
             yield row | more | {"golden": {self.backend.snippet: said}}
 
 

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from trivet.config.recipe import Recipe
 
 FP32, INT8 = "model.onnx", "model.int8.onnx"
+LARGEST_FILE = 1_800_000_000  # bytes of weights in one file; protobuf ends at 2 GiB, graph included
 
 
 class Onnx(Artifact):
     """The graphs, the tokenizer and the card. The float32 graph's weights are the merged model's
-    own file, linked; the int8 graph is one file.
+    own file, linked; the int8 graph is one file, or two where its weights are too large for one.
     """
 
     name = "onnx"
@@ -63,8 +64,11 @@ def write_fp32(merged: Path, folder: Path) -> None:
     card = Card.read(merged)
     remote = card.model.trust_remote_code
     model = base.load(merged, TASKS[card.task], card.labels, trust_remote_code=remote)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
-    ids = torch.randint(0, 1000, (2, 11))
+    for name in ("torch.onnx", "onnx_ir", "onnxscript"):  # they tell of each constant
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("batched_mm")  # the grouped one has no operator in ONNX
+    ids = torch.randint(0, 100, (2, 11))
     sizes = {0: torch.export.Dim("rows", min=1), 1: torch.export.Dim("length", min=2)}
     torch.onnx.export(
         Logits(model).eval(),
@@ -79,7 +83,7 @@ def write_fp32(merged: Path, folder: Path) -> None:
         verbose=False,
     )
     load_tokenizer(merged).save_pretrained(folder)
-    model.config.save_pretrained(folder)
+    base.save_configs(model, folder)
     card.write(folder)
 
 
@@ -103,4 +107,5 @@ def write_int8(folder: Path) -> None:
     logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)  # a line for each node
     quantizer = MatMulNBitsQuantizer(onnx.load(folder / FP32), bits=8, algo_config=config)
     quantizer.process()
-    quantizer.model.save_model_to_file(str(folder / INT8), use_external_data_format=False)
+    weights = sum(len(t.raw_data) for t in quantizer.model.model.graph.initializer)
+    quantizer.model.save_model_to_file(str(folder / INT8), weights > LARGEST_FILE)

@@ -52,6 +52,8 @@ def share_weights(graph: Path, merged: Path) -> int:
     turns = []
     for tensor in outside:
         load_external_data_for_tensor(tensor, str(folder))
+        if tensor.data_type != onnx.TensorProto.FLOAT:  # BERT's position ids, made by the graph
+            continue
         values = np.frombuffer(tensor.raw_data, "<f4").reshape(tensor.dims)
         place = places.get(_digest(values))
         if place is None and values.ndim == 2 and (place := places.get(_digest(values.T))):

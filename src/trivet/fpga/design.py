@@ -25,6 +25,11 @@ class Design(Artifact):
     def parents(self, recipe: "Recipe") -> tuple[Artifact, ...]:
         return (STUDENT,)
 
+    def roots(self, recipe: "Recipe") -> tuple[str, ...]:
+        from trivet.data import dataset
+
+        return (type(self).__module__, *dataset.code_roots(recipe.data.task))  # `test_rows` draws
+
 
 def test_rows(run: "Run", most: int | None = None) -> "np.ndarray":
     """The first test rows as the student is fed them: [n, …]."""

@@ -18,7 +18,7 @@ CHIP = ("part", "max_cycles", "max_lut", "search_trials")  # of [fpga]; no stude
 class Student(Artifact):
     """Both networks, the inputs, the card and fpga.json; a registered model's own student where the
     recipe names one, else one that learns from the tuned model's answers, or from labels where
-    there is none (then baseline.json too).
+    there is none.
     """
 
     name = "student"
@@ -67,8 +67,6 @@ class Student(Artifact):
         learnt.fixed.save(folder)
         learnt.inputs.write(folder)
         learnt.facts.write(folder)
-        if answers is None:
-            training.baseline(learnt.inputs, rows).write(folder)
         Card(
             task=task.name,
             prompt=recipe.data.prompt,

@@ -19,9 +19,7 @@ from trivet.hw.fixed import FixedNetwork
 from trivet.hw.module import from_module
 from trivet.hw.network import Network
 from trivet.hw.qat import quantize
-from trivet.records.score import Baseline
 from trivet.records.student import Layer, StudentFacts
-from trivet.tasks.classify import logistic_regression
 from trivet.tasks.example import Row
 
 Rows = dict[str, list[Row]]
@@ -117,17 +115,6 @@ def learn(
         layers=_layers(fixed, lesson.x, inputs.encode(rows["test"])),
     )
     return Student(network, fixed, inputs, facts)
-
-
-def baseline(inputs: Inputs, rows: Rows) -> Baseline:
-    """Logistic regression on what the student is fed; token ids as one-hot."""
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
-
-    x = {split: inputs.encode(rows[split]) for split in ("train", "test")}
-    ids = x["train"].dtype.kind == "i"
-    scaler = OneHotEncoder(handle_unknown="ignore") if ids else StandardScaler()
-    flat = {split: part.reshape(len(part), -1) for split, part in x.items()}
-    return logistic_regression("logistic regression", scaler, 1.0, rows, flat)
 
 
 def train_float(

@@ -13,6 +13,7 @@ from trivet.registry.models import (
     is_registered,
     promote,
     registered,
+    rival,
     student,
 )
 from trivet.registry.runs import (
@@ -38,6 +39,7 @@ __all__ = [
     "open_run",
     "promote",
     "registered",
+    "rival",
     "student",
     "url",
     "why",

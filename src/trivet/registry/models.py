@@ -1,5 +1,6 @@
 """MLflow's registered models. `champion` is the alias of the version to ship, `previous` the one it
-replaced; only a run whose gates all held moves them.
+replaced; only a run whose gates all held moves them, and one of the gates is the champion itself,
+where both answered the same held-out rows (evaluate/parity.py).
 
 A version is a logged model of its run, MLflow's own format, and holds the run's artifacts. On one
 machine they are hard links of the run's folder; elsewhere they are uploaded, once.
@@ -22,8 +23,10 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from trivet import UserError
+from trivet.evaluate.parity import Rival
 from trivet.records.lineage import Registered
 from trivet.records.parity import ParityTable
+from trivet.records.score import HeldOut
 from trivet.registry.runs import LINEAGE, parameters, stage_metrics
 
 if TYPE_CHECKING:
@@ -39,6 +42,23 @@ def is_registered(run: "Run", run_id: str) -> Registered | None:
     if version is None or PROMOTED not in version.tags:
         return None
     return Registered(name=version.name, version=str(version.version), alias=CHAMPION)
+
+
+def rival(run: "Run", run_id: str) -> Rival | None:
+    """The champion that this run would replace, and how it did row by row; None: there is none."""
+    client, name = MlflowClient(), run.recipe.registered
+    try:
+        version = client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        return None
+    if version.run_id == run_id:
+        return None
+    held_out = None
+    if any(file.path == HeldOut.file for file in client.list_artifacts(str(version.run_id))):
+        with TemporaryDirectory() as folder:
+            client.download_artifacts(str(version.run_id), HeldOut.file, folder)
+            held_out = HeldOut.read(Path(folder))
+    return Rival(name, str(version.version), held_out)
 
 
 def promote(run: "Run", run_id: str, table: ParityTable) -> Registered:

@@ -94,7 +94,7 @@ def log_results(run_id: str, table: ParityTable) -> None:
 
 def stage_metrics(table: ParityTable, **of: str) -> list[Metric]:
     """`<backend>.<figure>` for every stage; `of`: fields of the metric beside."""
-    now, figures = _now(), {"value", "agreement", "max_abs_diff", "ms_per_row"}
+    now, figures = _now(), {"value", "low", "high", "agreement", "max_abs_diff", "ms_per_row"}
     return [
         Metric(f"{stage.backend}.{name}", float(value), now, 0, **of)
         for stage in table.stages

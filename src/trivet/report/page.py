@@ -17,9 +17,9 @@ from trivet.plugins import TASKS
 from trivet.records.chip import ChipFacts
 from trivet.records.dataset import RunData
 from trivet.records.lineage import Lineage
-from trivet.records.parity import ParityTable
+from trivet.records.parity import ParityTable, Stage, compared
 from trivet.records.record import write_text
-from trivet.records.score import Confusion, Curve
+from trivet.records.score import Baseline, Confusion, Curve, Difference
 from trivet.report import chip, curve, heat_map, legs, use
 
 FILE = "report.html"
@@ -54,6 +54,7 @@ def write(run: Path) -> Path:
             task=TASKS[table.task],
             data=data,
             table=table,
+            floor=table.floor,
             legs=legs.legs(table.stages),
             curve=curve.drawing(tuning) if tuning else None,
             heat=heat_map.heat_map(confusion) if confusion else None,
@@ -81,6 +82,7 @@ def _environment() -> Environment:
     env.globals |= {"HOST": HOST, "UNITS": UNITS, "words": legs.words}
     env.filters |= {"figure": figure, "percent": percent, "loss": curve.loss_words}
     env.filters |= {"metric": metric_words, "difference": difference, "link": link}
+    env.filters |= {"interval": interval, "half": half, "chance": chance, "compared": compared}
     return env
 
 
@@ -99,6 +101,26 @@ def difference(value: float, lower_is_better: bool) -> str:
         return f"{abs(value):.3f}"
     points = f"{100 * abs(value):.1f}"
     return f"{points} point{'' if points == '1.0' else 's'}"
+
+
+def interval(of: Stage | Baseline) -> str:
+    """Of a figure, as digits; nothing where it is not known."""
+    return "" if of.low is None or of.high is None else f"{of.low:.3f} to {of.high:.3f}"
+
+
+def half(difference: Difference | None) -> str:
+    """Half the width of a difference's interval, beside its value."""
+    if difference is None or difference.low is None or difference.high is None:
+        return ""
+    return f" ± {(difference.high - difference.low) / 2:.4f}"
+
+
+def chance(difference: Difference) -> str:
+    """Whether the rows are enough to tell, in brackets."""
+    words = [] if difference.p_value is None else [f"McNemar's p = {difference.p_value:.2g}"]
+    if difference.low is not None and difference.includes_zero:
+        words.append("on so few rows that may be chance")
+    return f" ({', '.join(words)})" if words else ""
 
 
 def percent(share: float) -> str:

@@ -26,6 +26,8 @@ class Model:
         self.settings = self._json("tokenizer_config.json")
         names = self._json("config.json").get("id2label", {})
         self.labels = [names[str(i)] for i in range(len(names))]
+        ids = [self.tokenizer.token_to_id(self._token(k)) for k in ("unk_token", "pad_token")]
+        self.unknown = next((i for i in ids if i is not None), 0)  # of a word that has no tokens
         self.stops = self._stops()
 
     def encode(self, text: str, special: bool = True) -> list[int]:

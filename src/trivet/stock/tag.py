@@ -18,13 +18,14 @@ def ask(model: Model, row: dict[str, Any], card: dict[str, Any]) -> dict[str, An
 
 def _prompt(model: Model, words: list[str], card: dict[str, Any]) -> tuple[list[int], list[int]]:
     """The row's tokens, word by word, and where each word ends. Too many: the last words go."""
-    first, *others = card["prompt"].split("{text}")
-    around = [model.encode(first.rstrip(" "))]
-    around += [model.encode(part.rstrip(" "), special=False) for part in others]
-    room = (card["max_length"] - sum(map(len, around))) // len(others)
+    bare, whole = model.encode("a", special=False), model.encode("a")
+    at = next(n for n in range(len(whole)) if whole[n : n + len(bare)] == bare)
+    around = [model.encode(p.rstrip(" "), special=False) for p in card["prompt"].split("{text}")]
+    around[0], around[-1] = whole[:at] + around[0], around[-1] + whole[at + len(bare) :]
+    room = (card["max_length"] - sum(map(len, around))) // (len(around) - 1)
     pieces: list[list[int]] = []
     for word in words:
-        piece = model.encode(f" {word}", special=False)
+        piece = model.encode(f" {word}", special=False) or [model.unknown]
         if sum(map(len, pieces)) + len(piece) > room:
             break
         pieces.append(piece)

@@ -35,6 +35,10 @@ class Model:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = model.to(self.device).eval()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        unknown, pad = self.tokenizer.unk_token_id, self.tokenizer.pad_token_id
+        self.unknown = pad if unknown is None else unknown  # of a word that has no tokens
+        self.tokenizer.backend_tokenizer.no_padding()  # a sentence encoder's file may cut and pad
+        self.tokenizer.backend_tokenizer.no_truncation()
         self.stops = self._stops()
 
     def encode(self, text: str, special: bool = True) -> list[int]:

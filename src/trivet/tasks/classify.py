@@ -15,9 +15,10 @@ from trivet import UserError
 from trivet.data import numbers
 from trivet.plugins import TASKS
 from trivet.records.answer import Answer
-from trivet.records.score import Baseline, Metric
+from trivet.records.score import Metric
 from trivet.tasks import snippets
 from trivet.tasks.example import Answers, Example, Row
+from trivet.tasks.tally import Tally, bootstrap
 from trivet.tasks.task import Shape, Task
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Classify(Task):
     goal = "choose one label for each row"
     head = "AutoModelForSequenceClassification"
     peft_type = "SEQ_CLS"
+    pools = True
     taught = True
     metric = "accuracy"
     stock = "trivet.stock.classify"
@@ -90,37 +92,14 @@ class Classify(Task):
             ids = tokenizer(data.prompt.replace("{text}", text[: offsets[keep - 1][1]]))[
                 "input_ids"
             ]
-        if ids[-1] == tokenizer.pad_token_id:
-            # The stock classification head reads the last token that is not the pad token.
-            raise UserError(
-                f"data.prompt ends in the pad token ({tokenizer.pad_token}): end it in ordinary "
-                "text."
-            )
-        return Example(ids, [len(ids) - 1], [index.get(row.get("label", ""), -1)]), cut
+        # The stock head of a decoder reads the last token that is not the pad token.
+        last = max((i for i, token in enumerate(ids) if token != tokenizer.pad_token_id), default=0)
+        return Example(ids, [last], [index.get(row.get("label", ""), -1)]), cut
 
     def metrics(
         self, answers: Answers, targets: list[list[int]], rows: Sequence[Row], labels: list[str]
-    ) -> tuple[Metric, Metric]:
-        """Accuracy, and macro-F1 over the labels that occur (scikit-learn)."""
-        from sklearn.metrics import accuracy_score, f1_score
-
-        truth, guess = np.concatenate(targets), answers.logits.argmax(1)
-        macro = f1_score(truth, guess, average="macro", zero_division=0.0)
-        return Metric(name=self.metric, value=float(accuracy_score(truth, guess))), Metric(
-            name="macro_f1", value=float(macro)
-        )
-
-    def baseline(self, rows: dict[str, list[Row]]) -> Baseline:
-        """TF-IDF of words and characters into logistic regression, on the labelled rows."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.pipeline import make_union
-
-        texts = {split: [row["text"] for row in rows[split]] for split in ("train", "test")}
-        tfidf = make_union(
-            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
-        )
-        return logistic_regression("tf-idf + logistic regression", tfidf, 10.0, rows, texts)
+    ) -> tuple[Tally, Metric]:
+        return figures(np.concatenate(targets), answers.logits.argmax(1))
 
     def confusion(self, logits: np.ndarray, targets: list[list[int]]) -> list[list[int]]:
         from sklearn.metrics import confusion_matrix
@@ -151,23 +130,28 @@ class Classify(Task):
         return snippets.python(self, runtime, folder, encode, "print(labels[logits[0].argmax()])")
 
 
-def logistic_regression(
-    name: str, first: Any, strength: float, rows: dict[str, list[Row]], x: dict[str, Any]
-) -> Baseline:
-    """`first` and then logistic regression (C = `strength`), fitted on `x`["train"]."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import accuracy_score, f1_score
-    from sklearn.pipeline import make_pipeline
+def figures(truth: np.ndarray, guess: np.ndarray) -> tuple[Tally, Metric]:
+    """Accuracy, and macro-F1 over the labels that occur (scikit-learn)."""
+    from sklearn.metrics import f1_score
 
-    truth = {split: [row["label"] for row in rows[split]] for split in ("train", "test")}
-    last = LogisticRegression(C=strength, max_iter=2000, random_state=0)
-    guess = make_pipeline(first, last).fit(x["train"], truth["train"]).predict(x["test"])
-    macro = f1_score(truth["test"], guess, average="macro", zero_division=0.0)
-    return Baseline(
-        name=name,
-        value=float(accuracy_score(truth["test"], guess)),
-        second=Metric(name="macro_f1", value=float(macro)),
-    )
+    macro = f1_score(truth, guess, average="macro", zero_division=0.0)
+    low, high = bootstrap(_macro_f1, truth, guess)
+    second = Metric(name="macro_f1", value=float(macro), low=low, high=high)
+    return Tally.right(truth == guess), second
+
+
+def _macro_f1(truth: np.ndarray, guess: np.ndarray, axis: int) -> np.ndarray:
+    """The same for many draws at once: the mean, over labels that occur, of 2 right / (true +
+    answered).
+    """
+    right, both = [], []
+    for label in np.union1d(truth, guess):
+        true, answer = truth == label, guess == label
+        right.append(2 * (true & answer).sum(axis))
+        both.append(true.sum(axis) + answer.sum(axis))
+    above, below = np.array(right, float), np.array(both, float)
+    ratio = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return ratio.sum(0) / (below > 0).sum(0)
 
 
 def _text(cells: "Cells") -> Row:

@@ -4,6 +4,7 @@ An answer is read before each token of the reply, its stop token included. The p
 the user's last turn. Not covered: loss on earlier turns, tool calls.
 """
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from trivet.records.answer import Answer
 from trivet.records.score import Metric
 from trivet.tasks import snippets
 from trivet.tasks.example import Answers, Example, Row
+from trivet.tasks.tally import DRAWS, Tally
 from trivet.tasks.task import Shape, Task, digits
 
 if TYPE_CHECKING:
@@ -77,23 +79,23 @@ class Generate(Task):
 
     def metrics(
         self, answers: Answers, targets: list[list[int]], rows: Sequence[Row], labels: list[str]
-    ) -> tuple[Metric, Metric]:
+    ) -> tuple[Tally, Metric]:
         """Mean cross-entropy in nats a token, and chrF of greedy replies to the first rows."""
-        from sacrebleu.metrics import CHRF
-
-        loss = _loss(answers.logits, np.concatenate([np.array(row, int) for row in targets]))
-        right = [row["messages"][-1]["content"] for row in rows[: len(answers.replies)]]
-        chrf = CHRF().corpus_score(answers.replies, [right]).score / 100
-        return Metric(name=self.metric, value=loss), Metric(name="chrf", value=float(chrf))
+        lengths = [len(row) for row in targets]
+        nats = _nats(answers.logits, np.concatenate([np.array(row, int) for row in targets]))
+        by_row = np.split(nats, np.cumsum(lengths)[:-1])
+        tally = Tally(np.array([row.sum() for row in by_row]), np.array(lengths, float))
+        return tally, chrf(answers.replies, rows)
 
     def golden(self, logits: np.ndarray, targets: list[int], labels: list[str]) -> dict[str, Any]:
         """The most probable token at each place, the nats of the right one, and of the first places
         the `classes` with the largest logits: a vocabulary's are too many for a file.
         """
+        truth = np.array(targets, int)
         classes = np.argsort(-logits[:FIRST], axis=1)[:, :BEST]
         return {
             "answers": [str(i) for i in logits.argmax(1)],
-            "scores": [_loss(logits[n : n + 1], np.array([t])) for n, t in enumerate(targets)],
+            "scores": _nats(logits, truth).tolist() if (truth >= 0).all() else [],
             "classes": classes.tolist(),
             "logits": digits(np.take_along_axis(logits[:FIRST], classes, 1)),
         }
@@ -155,15 +157,31 @@ def prompt_ids(messages: list[Turn], tokenizer: "PreTrainedTokenizerBase") -> li
     return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
 
 
-def _loss(logits: np.ndarray, truth: np.ndarray) -> float:
-    """Mean cross-entropy, nats; in chunks, for a vocabulary's logits in float64 are large."""
-    accum = 0.0
+def chrf(replies: list[str], rows: Sequence[Row]) -> Metric:
+    """Of replies to the first rows, 0-1 (sacreBLEU, and its own bootstrap over replies)."""
+    from sacrebleu.metrics import CHRF
+
+    right = [row["messages"][-1]["content"] for row in rows[: len(replies)]]
+    measure = CHRF()
+    if len(replies) < 2:
+        return Metric(name="chrf", value=measure.corpus_score(replies, [right]).score / 100)
+    score = measure.corpus_score(replies, [right], n_bootstrap=DRAWS)
+    signature = str(measure.get_signature())
+    fields = json.loads(score.format(width=8, signature=signature, is_json=True))
+    mean, half = fields.get("confidence_mean", 0.0), fields.get("confidence_var", 0.0)
+    low, high = (mean - half) / 100, (mean + half) / 100
+    return Metric(name="chrf", value=score.score / 100, low=low, high=high)
+
+
+def _nats(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Cross-entropy of each answer, nats; in chunks, for a vocabulary's float64 is large."""
+    out = np.empty(len(truth))
     for at in range(0, len(truth), 256):
         part = logits[at : at + 256].astype(np.float64)
         part -= part.max(1, keepdims=True)
         picked = part[np.arange(len(part)), truth[at : at + 256]]
-        accum += float((np.log(np.exp(part).sum(1)) - picked).sum())
-    return accum / len(truth)
+        out[at : at + 256] = np.log(np.exp(part).sum(1)) - picked
+    return out
 
 
 def _messages(column: str, role: str, content: str, cells: "Cells") -> Row:

@@ -19,7 +19,9 @@ from trivet.records.answer import Answer
 from trivet.records.score import Metric
 from trivet.tasks import snippets
 from trivet.tasks.example import Answers, Example, Row
+from trivet.tasks.tally import Tally
 from trivet.tasks.task import Shape, Task
+from trivet.tasks.tokenizer import around, word_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,11 +62,14 @@ class Tag(Task):
     def example(
         self, row: Row, data: Any, index: dict[str, int], tokenizer: "PreTrainedTokenizerBase"
     ) -> tuple[Example, bool]:
-        words = [tokenizer(" " + w, add_special_tokens=False)["input_ids"] for w in row["tokens"]]
-        first, *rest = data.prompt.split("{text}")
-        around = [tokenizer(first.rstrip(" "))["input_ids"]]
-        around += [tokenizer(p.rstrip(" "), add_special_tokens=False)["input_ids"] for p in rest]
-        room = (data.max_length - sum(map(len, around))) // len(rest)
+        words = [word_ids(tokenizer, word) for word in row["tokens"]]
+        before, after = around(tokenizer)
+        parts = [
+            tokenizer(part.rstrip(" "), add_special_tokens=False)["input_ids"]
+            for part in data.prompt.split("{text}")
+        ]
+        parts = [before + parts[0], *parts[1:-1], parts[-1] + after]
+        room = (data.max_length - sum(map(len, parts))) // (len(parts) - 1)
         ends = np.cumsum([len(word) for word in words])
         fit = int((ends <= room).sum())
         if not fit:
@@ -72,30 +77,19 @@ class Tag(Task):
                 f"data.max_length = {data.max_length} holds no word of a row: raise it."
             )
         flat = [i for word in words[:fit] for i in word]
-        ids = [i for part in around[:-1] for i in (*part, *flat)]
+        ids = [i for part in parts[:-1] for i in (*part, *flat)]
         positions = [len(ids) - len(flat) + int(end) - 1 for end in ends[:fit]]
         tags = row.get("tags") or [""] * fit
         targets = [index.get(tag, -1) for tag in tags[:fit]]
-        return Example(ids + around[-1], positions, targets), fit < len(words)
+        return Example(ids + parts[-1], positions, targets), fit < len(words)
 
     def metrics(
         self, answers: Answers, targets: list[list[int]], rows: Sequence[Row], labels: list[str]
-    ) -> tuple[Metric, Metric]:
-        """Span F1 over whole BIO spans (seqeval), and the share of words with the right tag."""
-        from seqeval.metrics import f1_score
-        from sklearn.metrics import accuracy_score
-
-        truth = np.concatenate([np.array(row, int) for row in targets])
-        guess = answers.logits.argmax(1)
+    ) -> tuple[Tally, Metric]:
         ends = np.cumsum([len(row) for row in targets])[:-1]
-        spans = [[[labels[i] for i in part] for part in np.split(x, ends)] for x in (truth, guess)]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # seqeval warns of tags that never occur
-            value = f1_score(*spans)
-        share = float(accuracy_score(truth, guess))
-        return Metric(name=self.metric, value=float(value)), Metric(
-            name="token_accuracy", value=share
-        )
+        truth = np.concatenate([np.array(row, int) for row in targets])
+        parts = (np.split(tags, ends) for tags in (truth, answers.logits.argmax(1)))
+        return figures(*([[labels[i] for i in row] for row in rows] for rows in parts))
 
     def question(self, text: str) -> Row:
         return {"tokens": text.split()}
@@ -111,6 +105,22 @@ class Tag(Task):
         return snippets.python(self, runtime, folder, _encode(prompt, text), _ANSWER)
 
 
+def figures(truth: list[list[str]], guess: list[list[str]]) -> tuple[Tally, Metric]:
+    """Span F1 over whole BIO spans (seqeval), and the share of words with the right tag."""
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # seqeval warns of tags that never occur
+        spans = [[set(get_entities(row)) for row in rows] for rows in (truth, guess)]
+    pairs = list(zip(*spans, strict=True))
+    right = np.array([2.0 * len(true & answer) for true, answer in pairs])
+    both = np.array([float(len(true) + len(answer)) for true, answer in pairs])
+    words = [np.equal(true, answer) for true, answer in zip(truth, guess, strict=True)]
+    hits = np.array([float(row.sum()) for row in words])
+    share = Tally(hits, np.array([float(len(row)) for row in words]))
+    return Tally(right, both), share.metric("token_accuracy")
+
+
 def _encode(prompt: str, text: str) -> str:
     """Code that tokenises word by word, as `Tag.example` does."""
     first, *rest = prompt.split("{text}")
@@ -118,7 +128,10 @@ def _encode(prompt: str, text: str) -> str:
         f"words = {text!r}.split()",
         'pieces = [tokenizer(" " + w, add_special_tokens=False)["input_ids"] for w in words]',
         "once = [i for piece in pieces for i in piece]",
-        f'ids = tokenizer({first.rstrip(" ")!r})["input_ids"] + once',
+        'bare, whole = (tokenizer("a", add_special_tokens=s)["input_ids"] for s in (False, True))',
+        "at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)",
+        f'first = tokenizer({first.rstrip(" ")!r}, add_special_tokens=False)["input_ids"]',
+        "ids = whole[:at] + first + once",
     ]
     for between in rest[:-1]:
         literal = repr(between.rstrip(" "))
@@ -126,6 +139,7 @@ def _encode(prompt: str, text: str) -> str:
     lines.append("ends = np.cumsum([len(p) for p in pieces]) + len(ids) - len(once) - 1")
     if tail := rest[-1].rstrip(" "):
         lines.append(f'ids += tokenizer({tail!r}, add_special_tokens=False)["input_ids"]')
+    lines.append("ids += whole[at + len(bare) :]")
     return "\n".join(lines)
 
 

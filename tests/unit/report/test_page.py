@@ -40,7 +40,10 @@ def test_the_page_is_whole_and_holds_every_number(tmp_path: Path, task: str) -> 
     assert boxes(page, "ghost") == ["merged"] * (2 if task == "classify" else 1)
     text = words_of(page)
     for stage in table.stages:
-        assert f"{stage.backend} {stage.value:.4f} {stage.second.value:.4f}" in text
+        ends = f"{stage.low:.3f} to {stage.high:.3f}"
+        assert f"{stage.backend} {stage.value:.4f} {ends} {stage.second.value:.4f}" in text
+    for base in table.baselines:
+        assert f"baseline {base.value:.4f} {base.low:.3f} to {base.high:.3f}" in text
     assert ("student of 10,303 parameters" in text) == (task == "classify")
     assert ("trivet chat" in text) == (task == "generate")
     if task == "classify":
@@ -90,9 +93,16 @@ def test_a_stage_whose_tool_failed_is_refused_and_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wins", [True, False])
 def test_a_baseline_that_is_as_good_is_said_to_be(tmp_path: Path, wins: bool) -> None:
+    """14 rows of 200 that the baseline has wrong; Agresti and Min by hand: 1.96 × √(15 / 202 -
+    (14 / 202)²) / √202 = .036, and McNemar's p = 2 / 2^14.
+    """
     text = words_of(page_of(make_run(tmp_path, wins=wins)))
     assert ("The baseline is at least as good." in text) != wins
-    assert ("beats the baseline" in text and "by 7.0 points" in text) == wins
+    words = (
+        "beats the strongest baseline (TF-IDF + logistic regression, fitted on the same rows) by"
+    )
+    words += " 7.0 points ± 3.6 of accuracy (McNemar's p = 0.00012)."
+    assert (words in text) == wins
 
 
 def test_optional_files_may_be_absent(tmp_path: Path) -> None:
@@ -182,7 +192,10 @@ def test_a_run_without_a_language_model_speaks_of_none(tmp_path: Path) -> None:
     page = page_of(run)
     assert len(boxes(page, "")) == 5 and not boxes(page, "ghost")
     text = words_of(page)
-    assert "no language model takes part" in text and "The student beats the baseline" in text
+    assert (
+        "no language model takes part" in text
+        and "The student beats the strongest baseline" in text
+    )
     for words in ("distilled student", "tuned model", "LoRA", "does not run the language model"):
         assert words not in text
 

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
 
 class LanguageModel(ABC):
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", card: Card) -> None:
+    """`stops`: the tokens that end a reply."""
+
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", card: Card, stops: Sequence[int]
+    ) -> None:
         self.tokenizer, self.card, self.task = tokenizer, card, TASKS[card.task]
+        self.stops = list(stops)
 
     def row(self, text: str) -> Row | None:
         return None
@@ -35,11 +40,11 @@ class LanguageModel(ABC):
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def generate(self, ids: list[int], tokens: int) -> list[int]:
-        """The greedy tokens after `ids`, up to the stop token. No key-value cache."""
+        """The greedy tokens after `ids`, up to a stop token. No key-value cache."""
         start = len(ids)
         while len(ids) < start + tokens:
             token = int(self.logits([Example(ids, [len(ids) - 1], [-1])])[0].argmax())
-            if token == self.tokenizer.eos_token_id:
+            if token in self.stops:
                 break
             ids = [*ids, token]
         return ids[start:]

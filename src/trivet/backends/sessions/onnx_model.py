@@ -11,6 +11,7 @@ import onnxruntime
 from trivet.backends.sessions.language_model import LanguageModel
 from trivet.records.card import Card
 from trivet.tasks.example import Example
+from trivet.tasks.tokenizer import stop_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +23,7 @@ class OnnxModel(LanguageModel):
     def __init__(
         self, file: Path, tokenizer: "PreTrainedTokenizerBase", card: Card, threads: int
     ) -> None:
-        super().__init__(tokenizer, card)
+        super().__init__(tokenizer, card, stop_ids(file.parent, tokenizer))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         self.session = onnxruntime.InferenceSession(
@@ -32,7 +33,7 @@ class OnnxModel(LanguageModel):
     def logits(self, examples: Sequence[Example]) -> np.ndarray:
         lengths = np.array([len(e.ids) for e in examples])
         mask = np.arange(lengths.max()) < lengths[:, None]
-        ids = np.full(mask.shape, self.tokenizer.pad_token_id or 0, np.int64)
+        ids = np.full(mask.shape, self.tokenizer.pad_token_id, np.int64)
         ids[mask] = np.concatenate([e.ids for e in examples])
         feed = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
         (logits,) = self.session.run(["logits"], feed)

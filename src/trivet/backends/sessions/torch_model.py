@@ -10,6 +10,7 @@ from torch import nn
 from trivet.backends.sessions.language_model import LanguageModel
 from trivet.records.card import Card
 from trivet.tasks.example import Example
+from trivet.tasks.tokenizer import eos_ids
 from trivet.tuning.batch import batch_of, device_of, gather_logits
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 class TorchModel(LanguageModel):
     def __init__(self, model: nn.Module, tokenizer: "PreTrainedTokenizerBase", card: Card) -> None:
-        super().__init__(tokenizer, card)
+        config = getattr(model, "generation_config", None)
+        super().__init__(tokenizer, card, eos_ids(getattr(config, "eos_token_id", None)))
         self.model = model.eval()
 
     @torch.inference_mode()
@@ -35,6 +37,7 @@ class TorchModel(LanguageModel):
             max_new_tokens=tokens,
             do_sample=False,
             pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=self.stops,
         )
-        return out[0, len(ids) :].tolist()  # type: ignore[no-any-return]
+        reply: list[int] = out[0, len(ids) :].tolist()
+        return reply[:-1] if reply and reply[-1] in self.stops else reply

@@ -1,6 +1,6 @@
 """LoRA: a product of two thin matrices beside each linear layer (Hu et al. 2021), by stock PEFT."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -13,8 +13,6 @@ from trivet.tasks.task import Task
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
-
-HEADS = {"lm_head", "score", "classifier"}  # trained whole or not at all, never adapted
 
 
 @METHODS.add
@@ -36,13 +34,21 @@ class Lora(Method):
         """A LoRA adapter on `model`; the rest is frozen, a new head excepted."""
         import torch
         from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+        from transformers.pytorch_utils import Conv1D
 
+        from trivet.tuning import head
+
+        new = head.new_modules(model) if task.new_head else []
+        linears = _linears(model)
+        within_head = [n for n in linears if _inside(n, new)]
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # a float is as good
             lora_dropout=self.dropout,
             target_modules=self.targets,
-            exclude_modules=["score"] if task.new_head else None,
+            exclude_modules=within_head or None,
+            modules_to_save=new or None,
+            fan_in_fan_out=any(isinstance(m, Conv1D) for m in linears.values()),
             task_type=TaskType[task.peft_type],
         )
         torch.manual_seed(self.seed)
@@ -55,10 +61,12 @@ class Lora(Method):
         silence: q,k,v,o_proj on Phi-3 adapt only o_proj. UserError names targets that match
         nothing, the fused layer that hides them, and the names the model has.
         """
-        from torch import nn
+        from trivet.tuning import head
 
-        linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-        kinds = {n.rsplit(".", 1)[-1] for n in linears} - HEADS
+        new = head.new_modules(model) if task.new_head else []
+        linears = {n: m for n, m in _linears(model).items() if not _inside(n, new)}
+        output = model.get_output_embeddings()
+        kinds = {n.rsplit(".", 1)[-1] for n, m in linears.items() if m is not output}
         named = sorted(kinds) if self.targets == "all-linear" else list(self.targets)
         counts = {t: sum(n == t or n.endswith(f".{t}") for n in linears) for t in named}
         missing = [t for t, n in counts.items() if not n]
@@ -81,6 +89,18 @@ class Lora(Method):
         what is trained in 4 each.
         """
         return (coverage.total - coverage.trainable) * (2 if half else 4) + 16 * coverage.trainable
+
+
+def _linears(model: "PreTrainedModel") -> dict[str, Any]:
+    """What PEFT takes for linear layers, by name: GPT-2's are Conv1D, which hold W transposed."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    return {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))}
+
+
+def _inside(name: str, modules: list[str]) -> bool:
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
 
 
 def _hides(fused: str, target: str) -> bool:

@@ -1,0 +1,137 @@
+"""What every stage of a base must keep, asserted of a small copy of it.
+
+Each function raises a UserError in one paragraph: what was seen, and what to do.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trivet import UserError
+from trivet.artifacts.run import Run
+from trivet.backends.sessions.language_model import LanguageModel
+from trivet.plugins import TASKS
+from trivet.records.card import Card
+from trivet.records.score import Curve
+from trivet.tasks.example import Example, Row
+from trivet.tuning.adapter import ADAPTER
+
+# A sum of n float32 products in another order differs by up to n x 2^-24 of its size. The small
+# copy's sums are over 128 features at most, and 16 of them lie behind each other in two layers.
+ROUNDING = 16 * 128 * 2.0**-24
+# int8 rounds a weight, and what it is multiplied with, by up to 1/254 of its block's largest value,
+# in 16 products behind each other. What is wrong is off by the logits' own size.
+INT8_ROUNDING = 16 * 2 / 254
+
+
+def positions(folder: Path, card: Card, remote: bool) -> None:
+    """A row of `data.max_length` tokens has a position for each."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=remote)
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    kind = transformers.AutoModel
+    long = torch.arange(card.max_length)[None] % 97 + 3
+    usable = most if isinstance(most, int) and most > 0 else math.inf
+    if usable >= card.max_length:
+        model = kind.from_pretrained(folder, trust_remote_code=remote)
+        try:
+            with torch.inference_mode():
+                model(input_ids=long, attention_mask=torch.ones_like(long))
+            return
+        except (IndexError, RuntimeError):  # RoBERTa counts from its pad token: two are no places
+            usable = int(usable) - 2 if usable < math.inf else 0
+    raise UserError(
+        f"model.base has positions for {usable:,} tokens a row, and data.max_length = "
+        f"{card.max_length:,}: set data.max_length to {usable} or less (longer rows are cut and "
+        "counted), or give a base with more."
+    )
+
+
+def alone(
+    session: LanguageModel,
+    rows: Sequence[Row],
+    together: np.ndarray,
+    room: float,
+    stage: str,
+    fix: str,
+) -> None:
+    """A row's answers are the same by itself, and in a padded batch in another order."""
+    single = np.concatenate([session.answer([row])[0] for row in rows])
+    turned = np.concatenate([*reversed(session.answer(rows[::-1]))])
+    for words, other in (("by itself", single), ("in another order", turned)):
+        if not _largest(together, other) <= room:
+            raise UserError(
+                f"a small copy of it answers a row otherwise {words} than in a padded batch, as "
+                f"{stage}: logits differ by {_largest(together, other):.2g} of "
+                f"{np.abs(together).max():.2g}. It reads the padding. {fix}"
+            )
+
+
+def same(
+    before: np.ndarray, after: np.ndarray, room: float, stages: tuple[str, str], fix: str
+) -> float:
+    """A stage gives the logits of the one before it; the difference as a share of the largest."""
+    largest = _largest(before, after)
+    if not largest <= room:
+        raise UserError(
+            f"a small copy of it answers otherwise as {stages[1]} than as {stages[0]}: logits "
+            f"differ by {largest:.2g} of {np.abs(before).max():.2g}. {fix}"
+        )
+    return largest / float(np.abs(before).max())
+
+
+def first_stage(small: Run, session: LanguageModel, rows: Sequence[Row]) -> None:
+    """Of the tuned model itself: it is what was tuned, and causal where it replies."""
+    if TASKS[session.card.task].talks:
+        causal(session, rows)
+    as_tuned(small, session, rows)
+
+
+def as_tuned(small: Run, session: LanguageModel, rows: Sequence[Row]) -> None:
+    """Saved and opened again, the adapter has the validation loss that tuning ended with, which was
+    measured in memory: no trained weight is lost on the way, a head's neither.
+    """
+    curve = Curve.read(small.path(ADAPTER)).points
+    tuned = next(p.valid_loss for p in reversed(curve) if p.valid_loss is not None)
+    card = session.card
+    examples = session.task.tokenize(rows, card, card.labels, session.tokenizer).examples
+    targets = np.array([t for e in examples for t in e.targets])
+    logits = np.concatenate(session.answer(rows)).astype(np.float64)[targets >= 0]
+    top = logits.max(1)
+    norm = top + np.log(np.exp(logits - top[:, None]).sum(1))
+    loss = float((norm - logits[np.arange(len(logits)), targets[targets >= 0]]).mean())
+    # The loss moves by at most twice what a logit moves.
+    if not abs(loss - tuned) <= 2 * ROUNDING * float(np.abs(logits).max()):
+        raise UserError(
+            f"a small copy of it, tuned, has a validation loss of {tuned:.6f}, and {loss:.6f} once "
+            "its adapter is saved and opened again: not all that was trained is saved. Give a base "
+            "of another architecture."
+        )
+
+
+def causal(session: LanguageModel, rows: Sequence[Row]) -> None:
+    """What a token's logits say does not depend on the tokens after it."""
+    card = session.card
+    example = session.task.tokenize(rows[:1], card, card.labels, session.tokenizer).examples[0]
+    ids = example.ids
+    places = list(range(len(ids) - 1))
+    other = [*ids[:-1], next(i for i in range(3, 9) if i != ids[-1])]
+    first, second = (session.logits([Example(i, places, [-1] * len(places))]) for i in (ids, other))
+    room = ROUNDING * float(np.abs(first).max())
+    if not _largest(first, second) <= room:
+        raise UserError(
+            "it sees what follows a token: with the last token changed, the logits before it "
+            f"differ by {_largest(first, second):.2g} of {np.abs(first).max():.2g}. It is an "
+            f"encoder, or its causal mask is lost, and cannot learn data.task = "
+            f"'{session.card.task}': give a decoder such as the packaged one, or another task."
+        )
+
+
+def _largest(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference; infinite where one is not a number."""
+    difference = float(np.abs(a.astype(np.float64) - b).max()) if a.shape == b.shape else math.inf
+    return difference if math.isfinite(difference) else math.inf
