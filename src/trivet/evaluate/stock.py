@@ -144,11 +144,12 @@ def _base(folder: Path) -> list[str]:
     """An adapter's base on this machine; what its own config names may be another's folder."""
     from peft.utils import CONFIG_NAME
 
-    from trivet.tuning.base import base_folder
+    from trivet.tuning.base import model_folder
 
     if not (folder / CONFIG_NAME).exists():
         return []
-    return ["--base", str(base_folder(Card.read(folder).model))]
+    card = Card.read(folder)
+    return ["--base", str(model_folder(card.model, TASKS[card.task]))]
 
 
 def _write(file: Path, files: dict[str, str], rows: "Iterator[dict[str, Any]] | list[Any]") -> None:
@@ -169,11 +170,10 @@ def publish(run: "Run", table: "ParityTable") -> None:
         checks = [c for c in checks if c.backend.artifact is artifact and run.has(c)]
         if not checks or not target.is_dir() or (target / GOLDEN).exists():
             continue
-        golden = [_shipped(run.path(c), c.backend, away.get(c.backend.name)) for c in checks]
-        rows = [
-            a | {"golden": {k: v for r in same for k, v in r["golden"].items()}}
-            for a, *same in ((rs[0], *rs) for rs in zip(*golden, strict=True))
-        ]
+        rows, *others = (_shipped(run.path(c), c.backend, away.get(c.backend.name)) for c in checks)
+        for same in others:  # a folder may hold several models, which answered the same rows
+            for row, other in zip(rows, same, strict=True):
+                row["golden"] |= other["golden"]
         (target / verifier.FILE).unlink(missing_ok=True)
         files = {f.name: _sha256(f) for f in sorted(target.iterdir()) if f.is_file()}
         shutil.copyfile(run.path(checks[0]) / verifier.FILE, target / verifier.FILE)

@@ -20,6 +20,8 @@ itself loses (`Backend.quantises`).
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trivet.plugins import TASKS
+
 if TYPE_CHECKING:
     from trivet.backends.sessions.language_model import LanguageModel
     from trivet.records.card import Card
@@ -31,9 +33,10 @@ def relative(folder: Path, card: "Card", unit: float = FLOAT32) -> float:
     """Of an artifact's model, as a share of a row's largest logit."""
     from transformers import AutoConfig
 
-    from trivet.tuning.base import base_folder
+    from trivet.tuning.base import model_folder
 
-    place = folder if (folder / "config.json").exists() else base_folder(card.model)
+    own = (folder / "config.json").exists()
+    place = folder if own else model_folder(card.model, TASKS[card.task])
     remote = card.model.trust_remote_code
     config: Any = AutoConfig.from_pretrained(place, trust_remote_code=remote).get_text_config()
     widest = max(config.hidden_size, getattr(config, "intermediate_size", 0) or 0)
