@@ -118,7 +118,7 @@ def half(difference: Difference | None) -> str:
 def chance(difference: Difference) -> str:
     """Whether the rows are enough to tell, in brackets."""
     words = [] if difference.p_value is None else [f"McNemar's p = {difference.p_value:.2g}"]
-    if difference.low is not None and difference.includes_zero:
+    if difference.low is not None and not difference.sure:
         words.append("on so few rows that may be chance")
     return f" ({', '.join(words)})" if words else ""
 
