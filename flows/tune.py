@@ -23,7 +23,7 @@ from trivet.artifacts.run import Run
 from trivet.backends.backend import Backend
 from trivet.config.recipe import Recipe, load
 from trivet.data import dataset, versions
-from trivet.evaluate import baseline, parity
+from trivet.evaluate import baseline, parity, stock
 from trivet.evaluate.score import Scored
 from trivet.flows.progress import console, done, progress, use_gpu
 from trivet.fpga.facts import chip_facts
@@ -39,6 +39,7 @@ from trivet.records.lineage import Lineage, Registered
 from trivet.records.parity import ParityTable
 from trivet.records.record import Record, write_text
 from trivet.records.score import Confusion, Curve, Point, Score
+from trivet.records.stock import Invariance, StockCheck
 from trivet.report import page as report
 from trivet.report.curve import curve_markdown
 
@@ -112,6 +113,7 @@ def prove(run: Run, tracked: str, lost: dict[Artifact, str]) -> State:
     rival = None if registered else registry.rival(run, tracked)
     peers, notes = baseline.peers(run), baseline.notes(lost)
     table = parity.compare(run.recipe, run.name, rows, peers, missing, rival, notes)
+    stock.publish(run, table)
     if known == table:
         return Completed(data=table, name="Cached", message=f"unchanged: {run.name}")
     curve = _first(Curve, [run.path(artifact) for artifact in run.artifacts() if run.has(artifact)])
@@ -131,8 +133,10 @@ def _chip_facts(run: Run) -> ChipFacts:
 
 
 def _row(run: Run, backend: Backend) -> parity.Row:
-    folder = run.path(Scored(backend))
-    return parity.Row(backend, Score.read(folder), folder)
+    folder, check = run.path(Scored(backend)), stock.stock_of(run, backend)
+    stocked = StockCheck.read(run.path(check)) if check else None
+    alone = Invariance.read_if_there(folder)
+    return parity.Row(backend, Score.read(folder), folder, stocked, alone)
 
 
 def _first(kind: type[R], folders: list[Path]) -> R | None:
@@ -145,6 +149,8 @@ def _show(table: ParityTable, curve: Curve | None) -> None:
     rows = [
         stage.model_dump(include={*columns, *words})
         | {"delta": stage.difference and stage.difference.words(table.lower_is_better)}
+        | {"without_trivet": stage.stock.words if stage.stock else "not asked"}
+        | {"alone": stage.invariance.words if stage.invariance else "not asked"}
         for stage in table.stages
     ]
     lines = [f"{table.run}: {'promoted' if table.promoted else 'refused'}", *table.standing]
@@ -281,6 +287,8 @@ def build_all(run: Run, tracked: str) -> dict[Artifact, str]:
             if backend.artifact is artifact:
                 scored = Scored(backend)
                 build(scored)(run, scored)
+                if check := stock.stock_of(run, backend):
+                    build(check)(run, check)
     for future in beside.values():
         future.result()
     return lost

@@ -24,11 +24,13 @@ import json, sys, threading
 from pathlib import Path
 from bare_run import bare_run
 from trivet.evaluate.score import Scored
+from trivet.evaluate.stock import Stock
 from trivet.check import CHECKED
 
 root, names, tree, rows = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 run = bare_run(root, tree, rows)
-scores = [Scored(backend) for backend in run.backends() if backend.name in ("onnx-int8", "adapter")]
+asked = [backend for backend in run.backends() if backend.name in ("onnx-int8", "adapter")]
+scores = [kind(backend) for backend in asked for kind in (Scored, Stock)]
 artifacts = {artifact.name: artifact for artifact in [CHECKED, *run.artifacts(), *scores]}
 report = {}
 
@@ -84,7 +86,14 @@ CASES: dict[str, tuple[list[str], dict[str, Any], list[Any]]] = {
         TEXTS,
     ),
     "generate": (
-        ["check", "adapter", "baseline-untuned", "baseline-neighbour", "score-adapter"],
+        [
+            "check",
+            "adapter",
+            "baseline-untuned",
+            "baseline-neighbour",
+            "score-adapter",
+            "stock-adapter",
+        ],
         {"data": {"source": "x", "task": "generate"}, "tune": TUNE},
         CHAT,
     ),
@@ -107,7 +116,7 @@ def test_what_runs_while_it_is_built_is_in_its_key(
     assert process.returncode == 0, process.stderr
     report = json.loads(process.stdout.splitlines()[-1])
     everything = {"check", "adapter", "merged", "onnx", "labels", "student", *BASELINES}
-    assert set(report) >= set(names or everything | {"score-adapter", "score-onnx-int8"})
+    assert set(report) >= set(names or everything | {"score-adapter", "stock-onnx-int8"})
     absent = {}
     for name, (ran, roots) in report.items():
         assert any(module in reach(roots) for module in ran)

@@ -85,6 +85,12 @@ def test_a_run_its_answer_and_its_comparison(demo_trivet: Trivet, runs: tuple[st
     assert first in said and second in said and "data.source" in said
 
 
+@documented("trivet verify runs/home-1a2b3c4-5d6e7f8/onnx")
+def test_a_folder_proves_itself(demo_trivet: Trivet, runs: tuple[str, str]) -> None:
+    said = demo_trivet("verify", f"runs/{runs[0]}/onnx").stdout
+    assert said.count("40 of 40 rows the same") == 2
+
+
 @documented("trivet why", "trivet why home@previous")
 def test_why(demo_trivet: Trivet, runs: tuple[str, str]) -> None:
     said = demo_trivet("why").stdout

@@ -20,8 +20,11 @@ TASKS = {
     "compile small for C simulation", "score hls-csim",
     "compile small to Verilog", "score alkaid", "synthesize small",
     "compile small for RTL simulation", "score rtl",
+    "ask adapter without Trivet", "ask merged without Trivet",
+    "ask onnx-fp32 without Trivet", "ask onnx-int8 without Trivet",
     "prove small", "register small",
 }  # fmt: skip
+FOLDERS = ("adapter", "merged", "onnx")  # that prove themselves
 
 
 def test_a_scheduled_run_is_proven(home_run: Ran, prefect: PrefectApi) -> None:
@@ -71,6 +74,7 @@ def test_its_chip_is_measured_and_its_folder_is_whole(home_run: Ran) -> None:
         "adapter/adapter_model.safetensors",
         "merged/chat_template.jinja",
         "onnx/tokenizer.json",
+        *(f"{name}/{file}" for name in FOLDERS for file in ("verify.py", "golden.jsonl")),
         "hls",
         "rtl/src/student.v",
         "synth/synth.json",
@@ -101,9 +105,9 @@ def test_the_next_one_finds_nothing_changed(
     assert all((clone / ".trivet" / "store" / slot).is_dir() for slot in slots)
     keys = home_run.json("lineage.json")["keys"]
     artifacts = {f"{name}-{key[:16]}" for name, key in keys.items()}
-    scores = {slot for slot in slots if slot.startswith("score-")}
+    scores = {slot for slot in slots if slot.startswith(("score-", "stock-"))}
     assert artifacts | scores | {slot for slot in slots if slot.startswith("check-")} == slots
-    assert len(scores) == 9
+    assert len(scores) == 9 + 4  # all backends, and those with libraries of others
 
 
 def test_the_chain_back_from_the_champion(

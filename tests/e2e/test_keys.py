@@ -7,8 +7,10 @@ from prefect_api import PrefectApi
 from product import Ran, Trivet
 
 BUILDS = ("tune mine", "merge mine", "export mine to ONNX")
-SCORES = ("score adapter", "score merged", "score onnx-fp32", "score onnx-int8")
-TASKS = 15
+BACKENDS = ("adapter", "merged", "onnx-fp32", "onnx-int8")
+SCORES = [f"score {name}" for name in BACKENDS]
+SCORES += [f"ask {name} without Trivet" for name in BACKENDS]
+TASKS = 19
 
 
 def states(trivet: Trivet, prefect: PrefectApi, mine_run: Ran, override: str) -> dict[str, Any]:

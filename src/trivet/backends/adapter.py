@@ -15,6 +15,7 @@ class AdapterBackend(Backend):
     target = GPU
     words = "stock PEFT"
     snippet = "peft"
+    stock = "trivet.stock.torch_runtime"
 
     def open(self, folder: Path, threads: int = 0) -> Session:
         from trivet.backends.sessions.torch_model import TorchModel

@@ -74,6 +74,8 @@ class Backend(ABC):
     `gate`: what it may lose to that. `words`: what it is, for the report. `preferred`: answers
     where the user names no backend; `preferred_to_talk`: the same for replies. `snippet`: the
     runtime that its folder needs without Trivet, as `Task.snippet` knows it; empty: there is none.
+    `stock`: the module that is this runtime's part of verify.py (stock/); empty: it brings none.
+    `quantises`: activations are, as they come, so that rounding moves a logit by more than a hair.
     """
 
     name: ClassVar[str]
@@ -85,6 +87,8 @@ class Backend(ABC):
     preferred: ClassVar[bool] = False
     preferred_to_talk: ClassVar[bool] = False
     snippet: ClassVar[str] = ""
+    stock: ClassVar[str] = ""
+    quantises: ClassVar[bool] = False
 
     @property
     def bit_exact(self) -> bool:

@@ -18,6 +18,7 @@ class MergedBackend(Backend):
     words = "stock transformers"
     preferred_to_talk = True
     snippet = "transformers"
+    stock = "trivet.stock.torch_runtime"
 
     def open(self, folder: Path, threads: int = 0) -> Session:
         from trivet.backends.sessions.torch_model import TorchModel

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class OnnxBackend(Backend):
     artifact = ONNX
     target = CPU
+    stock = "trivet.stock.onnx_runtime"
 
     def inside(self, run: Path) -> bool:
         return (run / self.artifact.name / self.snippet).exists()
@@ -43,6 +44,7 @@ class OnnxInt8(OnnxBackend):
     gate = Points("onnx_int8_points", 1.0)
     words = "ONNX Runtime, int8"
     snippet = INT8
+    quantises = True
 
     def wanted(self, recipe: "Recipe") -> bool:
         return super().wanted(recipe) and recipe.export.int8

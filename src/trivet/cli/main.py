@@ -7,8 +7,10 @@ import errno
 import json
 import logging
 import os
+import sys
 import warnings
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -161,6 +163,31 @@ def predict(
         print(json.dumps(question | result.model_dump(exclude={"version"})))
     else:
         tables.answer(out, result)
+
+
+@app.command()
+def verify(
+    folder: Annotated[
+        Path, typer.Argument(help="An artifact's folder, your own or a received one.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Ask a folder its golden rows again, by stock libraries alone; 1 where something differs.
+
+    It runs Trivet's own verify.py, and nothing that lies in the folder.
+
+    Example: trivet verify runs/home-1a2b3c4-5d6e7f8/onnx
+    """
+    from trivet.evaluate.stock import check_folder
+
+    done = check_folder(folder)
+    if as_json:
+        print(json.dumps(done.results))
+    else:
+        out.print(done.said.rstrip(), markup=False, soft_wrap=True)
+    for note in done.notes:
+        print(note, file=sys.stderr)
+    raise typer.Exit(done.returncode)
 
 
 @app.command(cls=WithBackends)

@@ -38,7 +38,8 @@ def parity(out: Console, table: ParityTable) -> None:
     )
     grid.add_column("  backend", no_wrap=True)
     change = "delta" if lower else "points"
-    for name in (table.metric, "95 %", first.second.name, change, "agree", "max diff", "ms/row"):
+    figures = (table.metric, "95 %", first.second.name, change, "agree", "max diff", "stock")
+    for name in (*figures, "ms/row"):
         grid.add_column(name, justify="right", no_wrap=True)
     for stage in table.stages:
         grid.add_row(*_stage(stage))
@@ -82,6 +83,7 @@ def _stage(stage: Stage) -> tuple[str, ...]:
         _change(stage.difference, stage.lower_is_better),
         "equal" if stage.bit_exact else _number(stage.agreement, ".4f"),
         _number(stage.max_abs_diff, ".2g"),
+        _stock(stage),
         f"{stage.ms_per_row:.3g}",
     )
 
@@ -101,6 +103,16 @@ def _change(difference: Difference | None, lower_is_better: bool) -> str:
     if difference.low is None or difference.high is None:
         return text
     return f"{text} ± {scale * (difference.high - difference.low) / 2:.{digits}f}"
+
+
+def _stock(stage: Stage) -> str:
+    """Rows that stock libraries alone answer as the table does."""
+    check = stage.stock
+    if check is None:
+        return "[dim]none[/]"
+    if check.failure or check.same < check.rows:
+        return "[red]fails[/]" if check.failure else f"[red]{check.same}/{check.rows}[/]"
+    return "same"
 
 
 def chip(out: Console, folder: Path) -> None:

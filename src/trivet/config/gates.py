@@ -11,6 +11,9 @@ from trivet.plugins import BACKENDS
 class Gates(Section):
     """Agreement: share of equal answers. Points: of the metric, 0-100."""
 
+    stock_agreement: float = Field(
+        1.0, ge=0, le=1, description="share of rows that stock libraries alone answer as the table"
+    )
     min_value: float | None = Field(None, description="least metric of the tuned model itself, 0-1")
     beats_baseline: bool = Field(
         True, description="refuse what is worse than its strongest baseline on the same rows"

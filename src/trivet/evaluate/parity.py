@@ -20,11 +20,13 @@ import numpy as np
 from trivet.backends.backend import Backend
 from trivet.backends.gate import Champion, First, Floor, Gate, Verdict
 from trivet.config.recipe import Recipe
+from trivet.evaluate import independence
 from trivet.evaluate.baseline import Peer
 from trivet.evaluate.score import COUNTS, LOGITS
 from trivet.plugins import TASKS
 from trivet.records.parity import Contest, ParityTable, Refusal, Stage
 from trivet.records.score import Baseline, HeldOut, Score
+from trivet.records.stock import Invariance, StockCheck
 from trivet.tasks.tally import Tally
 
 
@@ -39,11 +41,15 @@ class GateRefused(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One backend's score, and the folder in which its logits lie."""
+    """One backend's score, the folder in which its logits lie, and the checks that share nothing
+    with the scorer, where it has them.
+    """
 
     backend: Backend
     score: Score
     folder: Path
+    stock: StockCheck | None = None
+    invariance: Invariance | None = None
 
     def logits(self) -> np.ndarray:
         return np.load(self.folder / LOGITS, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
@@ -108,7 +114,7 @@ def compare(
         stages=stages,
         refused=[],
         champion=_contest(rows[0], rival) if rival else None,
-        notes=[*_notes(backends), *notes],
+        notes=[*_notes(backends), *independence.notes(recipe, backends, stages), *notes],
     )
     return _verdict(_standing(table, recipe, rows, peers), missing, backends)
 
@@ -199,6 +205,8 @@ def _stage(row: Row, reference: Row | None, lower_is_better: bool) -> Stage:
         rows_equal=None,
         vectors=score.vectors,
         ms_per_row=score.ms_per_row,
+        stock=row.stock,
+        invariance=row.invariance,
     )
     if reference is None:
         return stage
@@ -224,7 +232,9 @@ def _stage(row: Row, reference: Row | None, lower_is_better: bool) -> Stage:
 
 def _judged(stage: Stage, backend: Backend, recipe: Recipe) -> Stage:
     gate = backend.gate if stage.reference else First()
-    return stage.model_copy(update=gate.judge(stage, recipe.gates)._asdict())
+    verdict = gate.judge(stage, recipe.gates)
+    verdict = independence.judge(verdict, stage, backend, recipe.gates)
+    return stage.model_copy(update=verdict._asdict())
 
 
 def _chunks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

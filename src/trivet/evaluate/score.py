@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from trivet.artifacts.artifact import HOUR, Artifact, Watch
+from trivet.evaluate import invariance
 from trivet.evaluate.machine import machine
 from trivet.plugins import TASKS
 from trivet.records.card import Card
+from trivet.records.record import write_text
 from trivet.records.score import Confusion, Score
 from trivet.tasks.example import Answers, Row
 from trivet.tasks.task import Task
@@ -27,12 +29,12 @@ if TYPE_CHECKING:
     from trivet.config.recipe import Recipe
 
 REPLIES, REPLY_TOKENS = 20, 24  # greedy replies that are judged, and their longest
-LOGITS, COUNTS = "logits.npy", "counts.npy"
+LOGITS, COUNTS, REPLIES_FILE = "logits.npy", "counts.npy", "replies.json"
 
 
 class Scored(Artifact):
-    """One backend's answers to the test rows: logits.npy, score.json, tally.npz, and counts.npy,
-    how many answers each row has; perhaps confusion.json.
+    """One backend's answers to the test rows: logits.npy, replies.json, score.json, tally.npz, and
+    counts.npy, how many answers each row has; perhaps confusion.json and invariance.json.
     """
 
     on_gpu = True
@@ -58,6 +60,7 @@ class Scored(Artifact):
     def build(self, run: "Run", folder: Path, watch: Watch) -> None:
         import torch
 
+        from trivet.backends.sessions.language_model import LanguageModel
         from trivet.data import dataset
 
         rows = dataset.read(run.recipe.data, run.data.folder)["test"]
@@ -65,7 +68,7 @@ class Scored(Artifact):
         card, threads = Card.read(artifact), torch.get_num_threads()
         task = TASKS[card.task]
         session = self.backend.open(artifact, threads)
-        targets = self._targets(run, card, rows, task)
+        targets = self.targets(run, card, rows, task)
         to = Table(folder / LOGITS, [len(row) for row in targets])
         answers = ask(session, rows, task, watch.on_progress, to=to)
         tally, second = task.metrics(answers, targets, rows, card.labels)
@@ -83,8 +86,11 @@ class Scored(Artifact):
         if matrix := task.confusion(answers.logits, targets):
             Confusion(labels=card.labels, matrix=matrix).write(folder)
         np.save(folder / COUNTS, [len(row) for row in targets])
+        write_text(folder / REPLIES_FILE, json.dumps(answers.replies))
+        if isinstance(session, LanguageModel):
+            invariance.measure(session, rows, artifact).write(folder)
 
-    def _targets(self, run: "Run", card: Card, rows: Sequence[Row], task: Task) -> list[list[int]]:
+    def targets(self, run: "Run", card: Card, rows: Sequence[Row], task: Task) -> list[list[int]]:
         """The right classes of each row that a backend answers, at the places that it answers."""
         if task.taught:
             return [[card.labels.index(row["label"])] for row in rows]

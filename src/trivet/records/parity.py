@@ -8,13 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from trivet.plugins import BACKENDS
 from trivet.records.record import Record
 from trivet.records.score import Baseline, Difference, Metric, Vectors
+from trivet.records.stock import Invariance, StockCheck
 
 
 class Stage(BaseModel):
     """One backend's row; `low`, `high`: the 95 % interval of its `value`. Against `reference`, the
     stage before: `delta` of the metric, in `difference` with its paired interval, `agreement` as a
     share of equal answers with its own, `max_abs_diff` of logits. `bit_exact`: whether all logits
-    are equal, of backends that promise it; `rows_equal`: on how many rows.
+    are equal, of backends that promise it; `rows_equal`: on how many rows. `stock`: what the
+    folder's own verify.py says; `invariance`: whether a row's answer depends on those beside it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +41,8 @@ class Stage(BaseModel):
     rows_equal: int | None
     vectors: Vectors | None
     ms_per_row: float
+    stock: StockCheck | None = None
+    invariance: Invariance | None = None
     gate: str = ""
     measured: str = ""
     passed: bool = True

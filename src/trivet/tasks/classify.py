@@ -56,6 +56,7 @@ class Classify(Task):
     pools = True
     taught = True
     metric = "accuracy"
+    stock = "trivet.stock.classify"
 
     def labels(self, rows: Iterable[Row]) -> list[str]:
         return sorted({row["label"] for row in rows if "label" in row})

@@ -18,7 +18,7 @@ from trivet.records.score import Metric
 from trivet.tasks import snippets
 from trivet.tasks.example import Answers, Example, Row
 from trivet.tasks.tally import DRAWS, Tally
-from trivet.tasks.task import Shape, Task
+from trivet.tasks.task import Shape, Task, digits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Turn = dict[str, str]
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant"}
 ROLES["gpt"] = "assistant"
+FIRST, BEST = 4, 5  # of a golden reply: places whose logits it has, and how many of each
 
 
 class Reply(Answer):
@@ -47,6 +48,7 @@ class Generate(Task):
     talks = True
     metric = "loss"
     lower_is_better = True
+    stock = "trivet.stock.generate"
 
     def group(self, row: Row) -> str:
         first = (turn["content"] for turn in row["messages"] if turn["role"] == "user")
@@ -84,6 +86,18 @@ class Generate(Task):
         by_row = np.split(nats, np.cumsum(lengths)[:-1])
         tally = Tally(np.array([row.sum() for row in by_row]), np.array(lengths, float))
         return tally, chrf(answers.replies, rows)
+
+    def golden(self, logits: np.ndarray, targets: list[int], labels: list[str]) -> dict[str, Any]:
+        """The most probable token at each place, the nats of the right one, and of the first places
+        the `classes` with the largest logits: a vocabulary's are too many for a file.
+        """
+        classes = np.argsort(-logits[:FIRST], axis=1)[:, :BEST]
+        return {
+            "answers": [str(i) for i in logits.argmax(1)],
+            "scores": _nats(logits, np.array(targets)).tolist(),
+            "classes": classes.tolist(),
+            "logits": digits(np.take_along_axis(logits[:FIRST], classes, 1)),
+        }
 
     def question(self, text: str) -> Row:
         return {"messages": [{"role": "user", "content": text}]}

@@ -46,6 +46,7 @@ class Tag(Task):
     head = "AutoModelForTokenClassification"
     peft_type = "TOKEN_CLS"
     metric = "span_f1"
+    stock = "trivet.stock.tag"
 
     def labels(self, rows: Iterable[Row]) -> list[str]:
         return sorted({tag for row in rows for tag in row["tags"]})

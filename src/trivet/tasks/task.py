@@ -50,7 +50,8 @@ class Task(ABC):
     PEFT's name of it. `new_head`: whether that head is new, with a row for each label. `pools`:
     whether it reads one state for the whole text. `taught`:
     whether a student can learn its answers from a teacher: one label a row. `talks`: whether its
-    answer is a reply. `metric`: its first metric; `lower_is_better`: of that metric.
+    answer is a reply. `metric`: its first metric; `lower_is_better`: of that metric. `stock`: the
+    module that is its part of verify.py (stock/); empty: it brings none.
     """
 
     name: ClassVar[str]
@@ -67,6 +68,7 @@ class Task(ABC):
     talks: ClassVar[bool] = False
     metric: ClassVar[str]
     lower_is_better: ClassVar[bool] = False
+    stock: ClassVar[str] = ""
 
     # Rows.
 
@@ -132,6 +134,17 @@ class Task(ABC):
         """Counts [truth][answer] over all labels, where that is a picture one can read."""
         return None
 
+    def golden(self, logits: np.ndarray, targets: list[int], labels: list[str]) -> dict[str, Any]:
+        """What a folder's golden row says of `logits` [answers, classes]: the answers, whether each
+        is right, and the logits.
+        """
+        best = logits.argmax(1)
+        return {
+            "answers": [labels[i] for i in best],
+            "scores": [float(i == target) for i, target in zip(best, targets, strict=True)],
+            "logits": digits(logits),
+        }
+
     # Use.
 
     @abstractmethod
@@ -160,3 +173,8 @@ class Task(ABC):
 
         `runtime`: `peft`, `transformers` or an ONNX file's name.
         """
+
+
+def digits(logits: np.ndarray) -> list[list[float]]:
+    """As few digits as tell a float32 from every other."""
+    return [[float(str(value)) for value in row] for row in logits.astype(np.float32)]
