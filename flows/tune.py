@@ -39,6 +39,7 @@ from trivet.records.lineage import Lineage, Registered
 from trivet.records.parity import ParityTable
 from trivet.records.record import Record, write_text
 from trivet.records.score import Baseline, Confusion, Curve, Point, Score
+from trivet.records.trial import Trial
 from trivet.report import page as report
 from trivet.report.curve import curve_markdown
 
@@ -84,14 +85,20 @@ def _build(run: Run, artifact: Artifact, tracked: str | None = None) -> State:
     slot = run.slot(artifact)
     if run.has(artifact):
         return Completed(data=run.path(artifact), name="Cached", message=f"unchanged: {slot}")
+    notes: list[str] = []
+
+    def on_note(line: str) -> None:
+        notes.append(line)
+        console.print(line, style="yellow", soft_wrap=True, markup=False)
+
     with use_gpu(artifact.on_gpu), progress(_title()) as on_progress:
 
         def on_point(point: Point) -> None:
             if tracked:
                 registry.log_point(tracked, point)
 
-        folder = run.build(artifact, Watch(on_progress, on_point))
-    return Completed(data=folder, message=slot)
+        folder = run.build(artifact, Watch(on_progress, on_point, on_note))
+    return Completed(data=folder, message="; ".join([slot, *notes]))
 
 
 def build(artifact: Artifact) -> Any:
@@ -113,7 +120,7 @@ def prove(run: Run, missing: dict[Backend, str]) -> State:
     judged = Confusion.read_if_there(rows[min(1, len(rows) - 1)].folder)  # merged, or fixed point
     if run.recipe.fpga.enabled:
         _chip_facts(run).write(run.folder)
-    for record in (curve, judged, table):
+    for record in (curve, judged, _first(Trial, artifacts), table):
         if record:
             record.write(run.folder)
     _show(table, curve)
