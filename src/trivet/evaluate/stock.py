@@ -144,11 +144,12 @@ def _base(folder: Path) -> list[str]:
     """An adapter's base on this machine; what its own config names may be another's folder."""
     from peft.utils import CONFIG_NAME
 
-    from trivet.tuning.base import base_folder
+    from trivet.tuning.base import model_folder
 
     if not (folder / CONFIG_NAME).exists():
         return []
-    return ["--base", str(base_folder(Card.read(folder).model))]
+    card = Card.read(folder)
+    return ["--base", str(model_folder(card.model, TASKS[card.task]))]
 
 
 def _write(file: Path, files: dict[str, str], rows: "Iterator[dict[str, Any]] | list[Any]") -> None:

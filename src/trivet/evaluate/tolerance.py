@@ -31,9 +31,11 @@ def relative(folder: Path, card: "Card", unit: float = FLOAT32) -> float:
     """Of an artifact's model, as a share of a row's largest logit."""
     from transformers import AutoConfig
 
-    from trivet.tuning.base import base_folder
+    from trivet.plugins import TASKS
+    from trivet.tuning.base import model_folder
 
-    place = folder if (folder / "config.json").exists() else base_folder(card.model)
+    whole = (folder / "config.json").exists()
+    place = folder if whole else model_folder(card.model, TASKS[card.task])
     remote = card.model.trust_remote_code
     config: Any = AutoConfig.from_pretrained(place, trust_remote_code=remote).get_text_config()
     widest = max(config.hidden_size, getattr(config, "intermediate_size", 0) or 0)
