@@ -28,7 +28,8 @@ from trivet.kernels import patch
 from trivet.plugins import TASKS
 from trivet.tasks.example import Example
 from trivet.tasks.tokenizer import load_tokenizer
-from trivet.tuning import base, loop
+from trivet.tuning import base
+from trivet.tuning.loss import labelled
 
 THREADS, SEED, TURNS = 1, 0, 5
 ROWS, LENGTH = 4, 256
@@ -124,7 +125,7 @@ def packing(precision: str) -> dict[str, Any]:
     for batch in batches:
         for peer, packed in peers.items():
             start = time.perf_counter()
-            inputs = loop.labelled(batch, models[peer], packed)
+            inputs = labelled(batch, models[peer], packed)
             curves[peer].append(step(models[peer], peer, precision, inputs))
             optimizers[peer].step()
             optimizers[peer].zero_grad()

@@ -40,6 +40,7 @@ from trivet.records.parity import ParityTable
 from trivet.records.record import Record, write_text
 from trivet.records.score import Confusion, Curve, Point, Score
 from trivet.records.stock import Invariance, StockCheck
+from trivet.records.trial import Trial
 from trivet.report import page as report
 from trivet.report.curve import curve_markdown
 
@@ -85,14 +86,20 @@ def _build(run: Run, artifact: Artifact, tracked: str | None = None) -> State:
     slot = run.slot(artifact)
     if run.has(artifact):
         return Completed(data=run.path(artifact), name="Cached", message=f"unchanged: {slot}")
+    notes: list[str] = []
+
+    def on_note(line: str) -> None:
+        notes.append(line)
+        console.print(line, style="yellow", soft_wrap=True, markup=False)
+
     with use_gpu(artifact.on_gpu), progress(_title()) as on_progress:
 
         def on_point(point: Point) -> None:
             if tracked:
                 registry.log_point(tracked, point)
 
-        folder = run.build(artifact, Watch(on_progress, on_point))
-    return Completed(data=folder, message=slot)
+        folder = run.build(artifact, Watch(on_progress, on_point, on_note))
+    return Completed(data=folder, message="; ".join([slot, *notes]))
 
 
 def build(artifact: Artifact) -> Any:
@@ -116,11 +123,12 @@ def prove(run: Run, tracked: str, lost: dict[Artifact, str]) -> State:
     stock.publish(run, table)
     if known == table:
         return Completed(data=table, name="Cached", message=f"unchanged: {run.name}")
-    curve = _first(Curve, [run.path(artifact) for artifact in run.artifacts() if run.has(artifact)])
+    artifacts = [run.path(artifact) for artifact in run.artifacts() if run.has(artifact)]
+    curve, trial = _first(Curve, artifacts), _first(Trial, artifacts)
     judged = Confusion.read_if_there(rows[min(1, len(rows) - 1)].folder)  # merged, or fixed point
     if run.recipe.fpga.enabled:
         _chip_facts(run).write(run.folder)
-    for record in (curve, judged, rows[0].held_out(), table):
+    for record in (curve, judged, trial, rows[0].held_out(), table):
         if record:
             record.write(run.folder)
     _show(table, curve)

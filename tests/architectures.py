@@ -130,7 +130,7 @@ SAMPLE = (
     "phi3", "recurrent_gemma", "stablelm",
 )  # fmt: skip
 SEES_ALL = {"cpmant", "xlnet"}  # of those that have a head for generating
-SEES_BEFORE = {"reformer"}  # of those that fill gaps
+SEES_BEFORE = {"mistral4", "reformer"}  # of those that have none, or fill gaps
 
 
 class Architecture(NamedTuple):

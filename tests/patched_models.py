@@ -64,7 +64,7 @@ def loss_and_gradients(model: nn.Module, **inputs: Any) -> tuple[torch.Tensor, d
 def check_family(family: str, dora: bool) -> None:
     model = adapted(family, use_dora=dora)
     theirs = loss_and_gradients(model, **batch())
-    kinds = patch(model)
+    kinds = patch(model).kinds
     assert kinds["lora"] == sum(hasattr(m, "lora_A") for m in model.modules()) > 0
     assert kinds["rms_norm"] == 5 and kinds["rope"] == 2 and kinds["loss"] == 1
     assert kinds["swiglu"] == (0 if family == "Gemma" else 2)  # Gemma's gate is a GELU

@@ -53,6 +53,17 @@ def packed_attention(
     return torch.cat(parts, 1), None
 
 
+def packed_rows(rows: list[Tensor]) -> dict[str, Tensor]:
+    """A model's inputs: rows of tokens [1, tokens], end to end in one."""
+    lengths = torch.tensor([0, *(row.shape[1] for row in rows)])
+    positions = [torch.arange(row.shape[1], device=row.device)[None] for row in rows]
+    return {
+        "input_ids": torch.cat(rows, 1),
+        "position_ids": torch.cat(positions, 1),
+        "cu_seq_lens_q": lengths.cumsum(0).int(),
+    }
+
+
 def register() -> None:
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)

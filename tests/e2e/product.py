@@ -57,6 +57,7 @@ epochs = 3
 learning_rate = 5e-3
 rank = 8
 [gates]
+beats_baseline = false
 onnx_int8_points = 20.0
 """
 SENTENCES = {

@@ -87,7 +87,11 @@ CASES: dict[str, tuple[list[str], dict[str, Any], list[Any]]] = {
     ),
     "generate": (
         [
-            *("check", "adapter", "baseline-untuned", "baseline-neighbour", "score-adapter"),
+            "check",
+            "adapter",
+            "baseline-untuned",
+            "baseline-neighbour",
+            "score-adapter",
             "stock-adapter",
         ],
         {"data": {"source": "x", "task": "generate"}, "tune": TUNE},

@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import onnx
+import pytest
 from prefect_api import PrefectApi
-from product import Ran, Trivet
+from product import SENTENCES, Ran, Trivet
 
 
 def test_a_damaged_export_is_refused_and_the_champion_stays(
@@ -52,26 +53,34 @@ def test_who_is_surely_worse_does_not_replace_the_champion(
     mine_run: Ran, trivet: Trivet, clone: Path
 ) -> None:
     """The same rows, and a rate at which nothing is learnt; all its other gates hold."""
-    champion = json.loads(trivet("why", "mine", "--json").stdout)
-    words = ("run", "mine.toml", "tune.learning_rate=1e-9", "gates.beats_baseline=false")
-    said = trivet(*words, rc=3).stdout
-    assert "Refused: adapter" in said and "not surely worse than mine version" in said
-    assert json.loads(trivet("why", "mine", "--json").stdout) == champion
-    (folder,) = (
-        path.parent
-        for path in (clone / "runs").glob("mine-*/recipe.json")
-        if json.loads(path.read_text())["tune"]["learning_rate"] == 1e-9
-    )
+    rows = [(text, label, n) for n in range(40) for label, text in SENTENCES.items()]
+    lines = ["text,label", *(f"{text.format(f'room {n}')},{label}" for text, label, n in rows)]
+    (clone / "rooms.csv").write_text("\n".join(lines) + "\n")
+    words = ("run", "mine.toml", "data.source=rooms.csv", "track.model=rooms")
+    first = json.loads(trivet(*words, "--json").stdout)
+    assert first["promoted"] and first["champion"] is None
+
+    worse = (*words, "tune.learning_rate=1e-9", "tune.label_names=false")
+    said = trivet(*worse, rc=3).stdout
+    assert "Refused: adapter" in said and "not surely worse than rooms version 1" in said
+    (chain,) = json.loads(trivet("why", "rooms", "--json").stdout)
+    assert (chain["run"], chain["version"]) == (first["run"], "1")
+    folder = clone / "runs" / said.split()[0]
     parity = json.loads((folder / "parity.json").read_text())
     difference = parity["champion"]["difference"]
-    first = mine_run.json("parity.json")["stages"][0]["value"]
-    assert difference["value"] == parity["stages"][0]["value"] - first
+    assert difference["value"] == pytest.approx(
+        parity["stages"][0]["value"] - first["stages"][0]["value"]
+    )
     assert difference["high"] < 0 and difference["p_value"] < 0.05
     page = (folder / "report.html").read_text()
     assert "The champion before this run" in page and "Refused." in page
-    trivet(*words, rc=3)  # asked again: still worse
-    compared = trivet("compare", mine_run.name, folder.name).stdout
-    assert f"{folder.name} is" in compared and f"worse than {mine_run.name}." in compared
+    trivet(*worse, rc=3)  # asked again: still worse
+    gates = ("gates.beats_champion=false", "gates.beats_baseline=true")
+    floor = trivet(*worse, *gates, rc=3).stdout
+    assert "Refused: adapter" in floor and "gates.beats_baseline" in floor
+    assert "MiniLM embeddings" in floor and "rooms version 1" in floor  # both are said either way
+    compared = trivet("compare", first["run"], folder.name).stdout
+    assert f"{folder.name} is" in compared and f"worse than {first['run']}." in compared
 
 
 def _link(source: str, target: str) -> None:

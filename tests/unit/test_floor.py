@@ -125,7 +125,7 @@ def rival(table: Table, right: int, rows: str = "a") -> parity.Rival:
 def test_who_is_surely_worse_does_not_replace_the_champion(
     right: int, holds: bool, task: str, tmp_path: Path
 ) -> None:
-    """3 rows of 400 may be chance, 20 with none the other way may not."""
+    """3 rows of 400 may be chance, 20 with none the other way are not."""
     table = Table(tmp_path, task).add("adapter", right)
     result = table.judge(rival(table, 300))
     assert result.promoted == holds and result.champion and result.champion.difference

@@ -62,7 +62,7 @@ def test_overrides_reach_their_keys() -> None:
         ("data.task=clasify", "data.task = 'clasify': there is no such task; known: classify"),
         (
             "gates.merged=1",
-            "unknown key gates.merged (value 1); known: stock_agreement, min_value",
+            "unknown key gates.merged (value 1); known: stock_agreement, min_value, beats_baseline",
         ),
         ("gates.fixed_points=-1", "gates.fixed_points = -1"),
         ("gates.merged_agreement=1.5", "gates.merged_agreement = 1.5"),
@@ -88,9 +88,9 @@ def test_an_unknown_key_names_the_keys_of_its_own_section() -> None:
     known = str(error.value).split("known: ")[1].rstrip(".").split(", ")
     assert set(known) == {
         "min_value",
-        "stock_agreement",
         "beats_baseline",
         "beats_champion",
+        "stock_agreement",
         "merged_agreement",
         "onnx_fp32_agreement",
         "onnx_int8_points",

@@ -64,7 +64,16 @@ def test_what_both_get_wrong_says_nothing_of_their_difference(draw: np.random.Ge
     unpaired = Z * sqrt(p * (1 - p) / 600 + q * (1 - q) / 600)
     assert difference.low is not None and difference.high is not None
     assert difference.low > 0 > difference.value - unpaired
-    assert difference.gain(lower_is_better=True).surely_below_zero
+    assert difference.sure and difference.gain(lower_is_better=True).value < 0
+
+
+def test_few_rows_convince_the_exact_test_less_easily() -> None:
+    """Of 12 rows 9 won and 2 lost: zero is outside the interval, McNemar's p is 134 / 2048."""
+    one, other = np.ones(12), np.ones(12)
+    one[:2], other[2:11] = 0, 0
+    difference = Tally.right(one).minus(Tally.right(other))
+    assert difference.low is not None and difference.low > 0
+    assert difference.p_value == pytest.approx(134 / 2048) and not difference.sure
 
 
 def test_the_bootstrap_of_a_mean_has_its_standard_error(draw: np.random.Generator) -> None:

@@ -20,10 +20,13 @@ HOUR = 3600
 
 @dataclass(frozen=True)
 class Watch:
-    """Who hears of long work: `on_progress` the share done, 0-1; `on_point` each training step."""
+    """Who hears of long work: `on_progress` the share done, 0-1; `on_point` each training step;
+    `on_note` what is not as its user would expect it, in a line.
+    """
 
     on_progress: Callable[[float], None] = lambda share: None
     on_point: "Callable[[Point], None]" = lambda point: None
+    on_note: Callable[[str], None] = lambda line: None
 
 
 class Artifact(ABC):

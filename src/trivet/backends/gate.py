@@ -132,11 +132,11 @@ class Champion(Gate):
         if difference is None or not gates.beats_champion:
             return NONE
         words = f"not surely worse than {contest.model} version {contest.version}"
-        holds = not difference.gain(stage.lower_is_better).surely_below_zero
+        worse = difference.gain(stage.lower_is_better).value < 0
         return Verdict(
             f"{words} (gates.beats_champion)",
             f"{compared(difference, stage.lower_is_better)} it",
-            holds,
+            not (worse and difference.sure),
         )
 
 

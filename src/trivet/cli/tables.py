@@ -38,17 +38,8 @@ def parity(out: Console, table: ParityTable) -> None:
     )
     grid.add_column("  backend", no_wrap=True)
     change = "delta" if lower else "points"
-    names = (
-        table.metric,
-        "95 %",
-        first.second.name,
-        change,
-        "agree",
-        "max diff",
-        "stock",
-        "ms/row",
-    )
-    for name in names:
+    figures = (table.metric, "95 %", first.second.name, change, "agree", "max diff", "stock")
+    for name in (*figures, "ms/row"):
         grid.add_column(name, justify="right", no_wrap=True)
     for stage in table.stages:
         grid.add_row(*_stage(stage))

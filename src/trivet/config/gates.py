@@ -19,7 +19,8 @@ class Gates(Section):
         True, description="refuse what is worse than its strongest baseline on the same rows"
     )
     beats_champion: bool = Field(
-        True, description="refuse what is worse than the champion, beyond the paired 95 % interval"
+        True,
+        description="refuse what is worse than the champion on the same rows, beyond chance",
     )
 
     def limit(self, key: str) -> float:

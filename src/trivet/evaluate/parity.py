@@ -114,7 +114,7 @@ def compare(
         stages=stages,
         refused=[],
         champion=_contest(rows[0], rival) if rival else None,
-        notes=[*_notes(backends), *notes, *independence.notes(recipe, backends, stages)],
+        notes=[*_notes(backends), *independence.notes(recipe, backends, stages), *notes],
     )
     return _verdict(_standing(table, recipe, rows, peers), missing, backends)
 

@@ -33,7 +33,7 @@ LOGITS, COUNTS, REPLIES_FILE = "logits.npy", "counts.npy", "replies.json"
 
 
 class Scored(Artifact):
-    """One backend's answers to the test rows: logits.npy, score.json, tally.npz, replies.json, and
+    """One backend's answers to the test rows: logits.npy, replies.json, score.json, tally.npz, and
     counts.npy, how many answers each row has; perhaps confusion.json and invariance.json.
     """
 

@@ -20,8 +20,6 @@ itself loses (`Backend.quantises`).
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trivet.plugins import TASKS
-
 if TYPE_CHECKING:
     from trivet.backends.sessions.language_model import LanguageModel
     from trivet.records.card import Card
@@ -33,10 +31,11 @@ def relative(folder: Path, card: "Card", unit: float = FLOAT32) -> float:
     """Of an artifact's model, as a share of a row's largest logit."""
     from transformers import AutoConfig
 
+    from trivet.plugins import TASKS
     from trivet.tuning.base import model_folder
 
-    own = (folder / "config.json").exists()
-    place = folder if own else model_folder(card.model, TASKS[card.task])
+    whole = (folder / "config.json").exists()
+    place = folder if whole else model_folder(card.model, TASKS[card.task])
     remote = card.model.trust_remote_code
     config: Any = AutoConfig.from_pretrained(place, trust_remote_code=remote).get_text_config()
     widest = max(config.hidden_size, getattr(config, "intermediate_size", 0) or 0)

@@ -123,8 +123,9 @@ class ParityTable(Record):
         if base is None or base.difference is None:
             return ""
         words = f"{compared(base.difference, self.lower_is_better)} {base.name}"
-        sure = base.difference.low is None or not base.difference.includes_zero
-        return words if sure else f"{words}: on these rows that may be chance"
+        known = base.difference.low is not None  # not of an old run
+        chance = known and not base.difference.sure
+        return f"{words}: on these rows that may be chance" if chance else words
 
     @property
     def standing(self) -> list[str]:

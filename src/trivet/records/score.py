@@ -38,13 +38,13 @@ class Difference(BaseModel):
         return self.model_copy(update={"value": 0.0 - self.value, "low": ends[0], "high": ends[1]})
 
     @property
-    def surely_below_zero(self) -> bool:
-        """The whole interval is."""
-        return self.high is not None and self.high < 0
-
-    @property
-    def includes_zero(self) -> bool:
-        return self.low is None or self.high is None or self.low <= 0 <= self.high
+    def sure(self) -> bool:
+        """More than chance: zero is outside the interval, and where there is an exact test, which
+        few rows convince less easily, its p is below 0.05.
+        """
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+            return False
+        return self.p_value is None or self.p_value < 0.05
 
     def words(self, lower_is_better: bool) -> str:
         """Its size: "1.2 points ± 1.4" of a share, "0.120 ± 0.030" of a loss."""

@@ -20,6 +20,7 @@ from trivet.records.lineage import Lineage
 from trivet.records.parity import ParityTable, Stage, compared
 from trivet.records.record import write_text
 from trivet.records.score import Baseline, Confusion, Curve, Difference
+from trivet.records.trial import Trial
 from trivet.report import chip, curve, heat_map, legs, use
 
 FILE = "report.html"
@@ -36,8 +37,8 @@ def write(run: Path) -> Path:
     """Write run/report.html from the records in `run`, whole or not at all; returns its path.
 
     Needs recipe.json, data.json, parity.json and lineage.json (FileNotFoundError); curve.json,
-    confusion.json, fpga.json and search/pareto.svg are shown where they exist. UserError where a
-    record is a newer Trivet's.
+    kernels.json, confusion.json, fpga.json and search/pareto.svg are shown where they exist.
+    UserError where a record is a newer Trivet's.
     """
     recipe, table = recipes.of_run(run), ParityTable.read(run)
     data = RunData.read(run)
@@ -57,6 +58,7 @@ def write(run: Path) -> Path:
             floor=table.floor,
             legs=legs.legs(table.stages),
             curve=curve.drawing(tuning) if tuning else None,
+            kernels=Trial.read_if_there(run),
             heat=heat_map.heat_map(confusion) if confusion else None,
             chip=facts,
             wave=chip.waveform(facts.wave) if facts and facts.wave else None,
@@ -118,7 +120,7 @@ def half(difference: Difference | None) -> str:
 def chance(difference: Difference) -> str:
     """Whether the rows are enough to tell, in brackets."""
     words = [] if difference.p_value is None else [f"McNemar's p = {difference.p_value:.2g}"]
-    if difference.low is not None and difference.includes_zero:
+    if difference.low is not None and not difference.sure:
         words.append("on so few rows that may be chance")
     return f" ({', '.join(words)})" if words else ""
 

@@ -13,21 +13,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from peft import PeftModel, PeftModelForCausalLM
-from torch import Tensor
-from torch.nn import functional as F
+from peft import PeftModel
 from transformers import get_cosine_schedule_with_warmup
 
 from trivet.artifacts.artifact import Watch
 from trivet.config.method import Method
-from trivet.kernels.peft.attention import NAME as PACKED
-from trivet.kernels.peft.patch import patch
 from trivet.records.score import Point
+from trivet.records.trial import Trial
 from trivet.tasks.example import Example
-from trivet.tuning.batch import batch_of, device_of, gather_logits
+from trivet.tuning.batch import device_of
+from trivet.tuning.loss import loss_of
+from trivet.tuning.trial import again, trial
 
 CHECKPOINT_SECONDS = 30
 
@@ -54,42 +53,6 @@ class State:
     best: float = float("inf")
     stale: int = 0
     stopped: bool = False
-
-
-def loss_of(model: PeftModel, batch: list[Example]) -> torch.Tensor:
-    """Mean cross-entropy over the batch's answers, in float32.
-
-    A language model makes its loss itself, over labels: with our kernels it never holds the logits
-    of all tokens, and its rows lie end to end in one.
-    """
-    if isinstance(model, PeftModelForCausalLM):
-        packed = model.config._attn_implementation == PACKED
-        return cast(Tensor, model(**labelled(batch, model, packed)).loss).float()
-    targets = torch.tensor([t for e in batch for t in e.targets], device=device_of(model))
-    return F.cross_entropy(
-        gather_logits(model, batch_of(batch, model)).float(), targets, ignore_index=-1
-    )
-
-
-def labelled(batch: list[Example], model: PeftModel, packed: bool) -> dict[str, Tensor]:
-    """A language model's inputs: ids, labels and either a mask or, `packed`, positions [1, tokens].
-
-    labels [rows, length]: the target at the position after the one that answers, else -100.
-    """
-    padded = batch_of(batch, model)
-    targets = torch.tensor([t for e in batch for t in e.targets], device=device_of(model))
-    labels = torch.full_like(padded.ids, -100)
-    labels[padded.row, padded.position + 1] = torch.where(targets < 0, -100, targets)
-    if not packed:
-        return {"input_ids": padded.ids, "attention_mask": padded.mask, "labels": labels}
-    real = padded.mask.bool()
-    lengths = padded.mask.sum(1)
-    return {
-        "input_ids": padded.ids[real][None],
-        "labels": labels[real][None],
-        "position_ids": (padded.mask.cumsum(1) - 1)[real][None],
-        "cu_seq_lens_q": F.pad(lengths.cumsum(0), (1, 0)).int().cpu(),
-    }
 
 
 @torch.no_grad()
@@ -121,11 +84,11 @@ def fit(
     `half`: compute in bfloat16, the trained weights staying float32. Called again with the same
     arguments after a kill, it goes on from the last checkpoint in `folder`.
     """
-    if tune.kernels == "trivet":
-        patch(model)
     weights = [p for p in model.parameters() if p.requires_grad]
     for weight in weights:
         weight.data = weight.data.float()
+    if tune.kernels == "trivet":
+        _kernels(model, _order(train, tune, 0)[:2], half, folder, watch)
     optimizer = torch.optim.AdamW(weights, lr=tune.learning_rate, weight_decay=0.01)
     per_epoch = len(batches(train, tune.batch, 0))
     steps = per_epoch * tune.epochs
@@ -173,13 +136,31 @@ def fit(
     return state.curve
 
 
+def _kernels(
+    model: PeftModel, first: list[list[Example]], half: bool, folder: Path, watch: Watch
+) -> None:
+    """The kernels that make no difference on the first batches; a killed run's are taken again."""
+    known = Trial.read_if_there(folder)
+    if known:
+        again(model, known)
+    else:
+        known = trial(model, first, half)
+        known.write(folder)
+    for line in known.lines():
+        watch.on_note(line)
+
+
+def _order(train: list[Example], tune: Method, epoch: int) -> list[list[Example]]:
+    return batches(train, tune.batch, tune.seed * 100_003 + epoch)
+
+
 def _steps(
     train: list[Example], tune: Method, state: State
 ) -> Iterator[tuple[int, int, list[Example]]]:
     """The batches still to come, with epoch and step; ends early when `state.stopped`."""
     first = state.step
     for epoch in range(state.epoch, tune.epochs):
-        order = batches(train, tune.batch, tune.seed * 100_003 + epoch)
+        order = _order(train, tune, epoch)
         for step in range(first, len(order)):
             if state.stopped:
                 return

@@ -121,7 +121,7 @@ def test_a_base_that_bitsandbytes_holds_in_four_bits(tmp_path: Path) -> None:
         if isinstance(getattr(module, "weight", None), Params4bit):
             values = dequantize_4bit(module.weight.data, module.weight.quant_state)
             dense.get_submodule(name).weight.data = values
-    kinds = patch(model)
+    kinds = patch(model).kinds
     assert kinds["lora"] == 14
     inputs = batch()
     torch.testing.assert_close(
