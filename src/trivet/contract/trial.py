@@ -101,8 +101,7 @@ def _one(
     session = cast(LanguageModel, backend.open(small.path(backend.artifact), 1))
     rows = jsonl.read(small.data.folder / "test.jsonl")
     logits = answers[backend.name] = np.concatenate(session.answer(rows))
-    step = promises.INT8_ROUNDING if isinstance(backend.gate, Points) else promises.ROUNDING
-    room = step * float(np.abs(logits).max())
+    room = promises.INT8 if isinstance(backend.gate, Points) else promises.FLOAT32
     promises.alone(session, rows, logits, room, backend.name, _fix(backend))
     before = backend.reference_among(backends)
     if before is None:
