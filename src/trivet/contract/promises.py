@@ -3,6 +3,7 @@
 Each function raises a UserError in one paragraph: what was seen, and what to do.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from trivet.plugins import TASKS
 from trivet.records.card import Card
 from trivet.records.score import Curve
 from trivet.tasks.example import Example, Row
+from trivet.tasks.tokenizer import eos_ids
 from trivet.tuning.adapter import ADAPTER
 
 # A sum of n float32 products in another order differs by up to n x 2^-24 of its size. The small
@@ -26,6 +28,9 @@ ROUNDING = 16 * 128 * 2.0**-24
 # in 16 products behind each other. Where that sends a token to another expert, a row is off by
 # more; so half of the answers are held to it. A wrong scale or layout puts all of them off.
 INT8_ROUNDING = 16 * 2 / 254
+
+
+REPLY = 4  # tokens that are decoded
 
 
 class Room(NamedTuple):
@@ -105,6 +110,48 @@ def same(
             f"differ by {room.apart(before, after):.2g} of {largest:.2g}. {fix}"
         )
     return room.apart(before, after) / largest
+
+
+def decoded(session: LanguageModel, rows: Sequence[Row], wanted: list[int], fix: str) -> list[int]:
+    """The first tokens of a greedy reply, by whatever cache a stage has: those that the stage
+    before it said, unless two logits tie there.
+    """
+    card = session.card
+    example = session.task.tokenize(rows[:1], card, card.labels, session.tokenizer).examples[0]
+    prompt = example.ids[: example.positions[0] + 1]
+    reply = session.generate(prompt, REPLY)
+    if not wanted or reply == wanted:
+        return reply
+    at = next((i for i, (a, b) in enumerate(zip(reply, wanted, strict=False)) if a != b), -1)
+    prefix = [*prompt, *wanted[:at]] if at >= 0 else prompt
+    logits = session.logits([Example(prefix, [len(prefix) - 1], [-1])])[0]
+    apart = abs(float(logits[reply[at]] - logits[wanted[at]])) if at >= 0 else math.inf
+    if apart > 2 * ROUNDING * float(np.abs(logits).max()):
+        raise UserError(
+            f"a small copy of it decodes otherwise than in the stage before: tokens {reply} for "
+            f"{wanted}. A cache or a stop token is lost. {fix}"
+        )
+    return wanted
+
+
+def shipped(folder: Path, session: LanguageModel) -> None:
+    """An export's tokenizer, config and generation_config name the same pad and stop tokens."""
+    pad = session.tokenizer.pad_token_id
+    for name, key, wanted in (
+        ("config.json", "pad_token_id", [pad]),
+        ("generation_config.json", "pad_token_id", [pad]),
+        ("generation_config.json", "eos_token_id", session.stops),
+    ):
+        talks = TASKS[session.card.task].talks
+        if not (folder / name).exists() or (not talks and name != "config.json"):
+            continue
+        tree = json.loads((folder / name).read_text(encoding="utf-8"))
+        tree = tree.get("text_config", tree) if key not in tree else tree
+        if key in tree and eos_ids(tree[key]) != wanted:
+            raise UserError(
+                f"{name} of an export says {key} = {tree[key]}, and its tokenizer {wanted}. "
+                "Give a base of another architecture."
+            )
 
 
 def first_stage(small: Run, session: LanguageModel, rows: Sequence[Row]) -> None:
