@@ -107,13 +107,17 @@ def has_head(architecture: Architecture, task: str) -> bool:
     return heads.get(task, architecture.generates)
 
 
+def stages_of(refused: str) -> list[str]:
+    """A cell for each stage, of a base that is refused at one; "" = at none."""
+    reached = STAGES.index(refused) if refused else len(STAGES)
+    cells = ["works"] * reached + ["refused"] * bool(refused)
+    return cells + ["–"] * (len(STAGES) - len(cells))
+
+
 def line(architecture: Architecture, task: str) -> str:
     stage, why = outcome(architecture, task)
-    reached = STAGES.index(stage) if stage else len(STAGES)
-    cells = ["works"] * reached + ["refused"] * (reached < len(STAGES))
-    cells += ["–"] * (len(STAGES) - len(cells))
     why = " ".join(re.sub(r"/tmp/\S+", "", why).replace("|", "/").split())
-    return f"| {architecture.name} | {task} | {' | '.join(cells)} | {why:.240} |"
+    return f"| {architecture.name} | {task} | {' | '.join(stages_of(stage))} | {why:.240} |"
 
 
 def page(lines: dict[tuple[str, str], str]) -> str:
@@ -130,9 +134,8 @@ def page(lines: dict[tuple[str, str], str]) -> str:
 
 def read() -> dict[tuple[str, str], str]:
     text = PAGE.read_text() if PAGE.exists() else ""
-    rows = re.findall(r"^\| ([\w.-]+) \| (\w+) \| (?:works|refused).*$", text, re.M)
-    found = re.finditer(r"^\| ([\w.-]+) \| (\w+) \| (?:works|refused).*$", text, re.M)
-    return {key: match[0] for key, match in zip(rows, found, strict=True)}
+    lines = re.finditer(r"^\| ([\w.-]+) \| (\w+) \| (?:works|refused).*$", text, re.M)
+    return {(match[1], match[2]): match[0] for match in lines}
 
 
 def main(names: list[str]) -> None:

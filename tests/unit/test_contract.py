@@ -14,10 +14,12 @@ import torch
 from architectures import ARCHITECTURES, config_of
 from models import outcome, small_base
 from safetensors.torch import load_file, save_file
+from small_run import ROWS
 from transformers import AutoConfig, AutoTokenizer
 
 from trivet import UserError
 from trivet.backends.sessions.onnx_model import OnnxModel
+from trivet.backends.sessions.torch_model import TorchModel
 from trivet.config.data import Model
 from trivet.contract import promises
 from trivet.contract.reach import Reach
@@ -121,3 +123,22 @@ def test_a_hybrid_keeps_a_layer_of_each_kind(name: str) -> None:
     small = small_config(whole)
     assert {*small.layer_types} == {*whole.layer_types}
     assert len(small.layer_types) == small.num_hidden_layers <= 4
+
+
+def test_another_reply_and_another_stop_token_than_before_are_caught(tmp_path: Path) -> None:
+    task = TASKS["generate"]
+    folder = small_base(ARCHITECTURES["llama"], task.head, tmp_path / "base")
+    model, tokenizer = base.load(folder, task, []), base.tokenizer_of(folder)
+    card = Card(task=task.name, prompt="{text}", max_length=96, labels=[], model=Base(base=""))
+    session, rows = TorchModel(model, tokenizer, card), ROWS["generate"]
+    reply = promises.decoded(session, rows, [], "")
+    assert len(reply) == 4 and promises.decoded(session, rows, reply, "") == reply
+    with pytest.raises(UserError, match="decodes otherwise than in the stage before"):
+        promises.decoded(session, rows, [*reply[:-1], reply[-1] ^ 1], "")
+    with pytest.raises(UserError, match="A cache or a stop token is lost"):
+        promises.decoded(session, rows, reply[:-1], "")
+    base.save_configs(model, tmp_path)
+    promises.shipped(tmp_path, session)
+    session.stops.append(7)
+    with pytest.raises(UserError, match="generation_config.json of an export says eos_token_id"):
+        promises.shipped(tmp_path, session)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class Reach(NamedTuple):
-    """Counts of weights, the base's embeddings and convolutions left out. `experts`: those that
-    stay as they are.
+    """Counts of weights, the base's embeddings and convolutions left out. `experts`: those of them
+    that stay as they are.
     """
 
     adapted: int

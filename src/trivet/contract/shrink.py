@@ -40,8 +40,8 @@ LARGEST: dict[str, int] = {
     "first_k_dense_replace": 1,
     "num_dense_layers": 1,
     "num_kv_shared_layers": 0,
-    "max_window_layers": 1,
 }
+KINDS = ("layer_types", "layers_block_type")
 LIVELY = 0.1  # the spread of random weights; at 0.02 these widths are all but linear
 
 
@@ -59,7 +59,7 @@ def small_config(config: "PreTrainedConfig") -> "PreTrainedConfig":
             setattr(text, name, min(value, LARGEST[name]))
         elif name in LAYERS and isinstance(value, int):
             setattr(text, name, len(kept))
-        elif isinstance(value, list) and deep and len(value) == deep:
+        elif isinstance(value, list) and deep and len(value) == deep and name in vars(text):
             setattr(text, name, [value[i] for i in kept])
     if isinstance(groups, int) and isinstance(heads, int):
         text.num_key_value_heads = 4 if groups == heads else min(groups, 2)
@@ -70,11 +70,19 @@ def small_config(config: "PreTrainedConfig") -> "PreTrainedConfig":
 
 
 def _kinds(text: Any, deep: int) -> list[int]:
-    """Which of the `deep` layers stay: the first of each kind, two at least."""
-    kinds = next((v for v in vars(text).values() if isinstance(v, list) and len(v) == deep), [])
-    first = [i for i, kind in enumerate(kinds) if kinds.index(kind) == i]
-    more = [i for i in range(deep) if i not in first]
-    return sorted([*first, *more[: max(0, 2 - len(first))]])[:4]
+    """Which of the `deep` layers stay: the first of each kind, two at least. Where the config
+    computes the kinds from a period, as many of the first layers as have them all.
+    """
+    for name in KINDS:
+        kinds = getattr(text, name, None)
+        if not isinstance(kinds, list) or len(kinds) != deep:
+            continue
+        first = [i for i, kind in enumerate(kinds) if kinds.index(kind) == i]
+        if name not in vars(text):
+            return list(range(max(2, 1 + first[-1])))
+        more = [i for i in range(deep) if i not in first]
+        return sorted([*first, *more[: max(0, 2 - len(first))]])
+    return [*range(min(2, deep))]
 
 
 def _fit_rotation(text: Any) -> None:
@@ -110,7 +118,7 @@ def write_small(folder: Path, target: Path, task: Task, remote: bool) -> None:
             if weight.dim() == 1:
                 weight += LIVELY * torch.randn_like(weight)
     model.save_pretrained(target)
-    for name in ("generation_config.json",):
-        if (folder / name).exists():
-            (target / name).write_bytes((folder / name).read_bytes())
+    generation = folder / "generation_config.json"
+    if generation.exists():
+        (target / generation.name).write_bytes(generation.read_bytes())
     tokenizer.save_pretrained(target)

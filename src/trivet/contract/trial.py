@@ -11,6 +11,7 @@ store than a folder that is gone afterwards.
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,16 +70,24 @@ def run(recipe: Recipe, folder: Path, card: Card, rows: Sequence[Row]) -> Contra
     return Contract(differences=differences, cpu_seconds=round(seconds, 1))
 
 
+@dataclass
+class Said:
+    """What the stages answered so far: logits, and the first tokens of a greedy reply."""
+
+    logits: dict[str, np.ndarray] = field(default_factory=dict)
+    reply: list[int] = field(default_factory=list)
+
+
 def _through(small: Run, name: str) -> dict[str, float]:
     """Every backend of the run, each after its reference: the largest difference of the two's
     logits, as a share of the largest logit.
     """
-    answers: dict[str, np.ndarray] = {}
+    said = Said()
     out: dict[str, float] = {}
     backends = [b for b in small.backends() if b.artifact in _after_adapter(small)]
     for backend in backends:
         try:
-            out[backend.name] = _one(small, backend, backends, answers)
+            out[backend.name] = _one(small, backend, backends, said)
         except UserError as error:
             words = str(error).removeprefix("model.base: ")
             named = words if "model.base" in words else f"model.base = '{name}': {words}"
@@ -92,24 +101,27 @@ def _through(small: Run, name: str) -> dict[str, float]:
     return out
 
 
-def _one(
-    small: Run, backend: Backend, backends: list[Backend], answers: dict[str, np.ndarray]
-) -> float:
+def _one(small: Run, backend: Backend, backends: list[Backend], said: Said) -> float:
     """Build what the backend opens, and hold it to the promises."""
     for artifact in small.line(backend.artifact):
         small.build(artifact)
-    session = cast(LanguageModel, backend.open(small.path(backend.artifact), 1))
+    folder, fix = small.path(backend.artifact), _fix(backend)
+    session = cast(LanguageModel, backend.open(folder, 1))
     rows = jsonl.read(small.data.folder / "test.jsonl")
-    logits = answers[backend.name] = np.concatenate(session.answer(rows))
-    step = promises.INT8_ROUNDING if isinstance(backend.gate, Points) else promises.ROUNDING
-    room = step * float(np.abs(logits).max())
-    promises.alone(session, rows, logits, room, backend.name, _fix(backend))
+    logits = said.logits[backend.name] = np.concatenate(session.answer(rows))
+    rounds = isinstance(backend.gate, Points)
+    room = promises.INT8 if rounds else promises.FLOAT32
+    promises.alone(session, rows, logits, room, backend.name, fix)
+    promises.shipped(folder, session)
     before = backend.reference_among(backends)
     if before is None:
         promises.first_stage(small, session, rows)
+    if session.task.talks and not rounds:
+        said.reply = promises.decoded(session, rows, said.reply, fix)
+    if before is None:
         return 0.0
     pair = (before.name, backend.name)
-    return promises.same(answers[before.name], logits, room, pair, _fix(backend))
+    return promises.same(said.logits[before.name], logits, room, pair, fix)
 
 
 def _small_run(recipe: Recipe, root: Path, rows: list[Row]) -> Run:

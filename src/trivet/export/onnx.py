@@ -7,6 +7,7 @@ Not covered: int4, and a key-value cache in the graph (replies are decoded witho
 """
 
 import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,18 +71,20 @@ def write_fp32(merged: Path, folder: Path) -> None:
         model.set_experts_implementation("batched_mm")  # the grouped one has no operator in ONNX
     ids = torch.randint(0, 100, (2, 11))
     sizes = {0: torch.export.Dim("rows", min=1), 1: torch.export.Dim("length", min=2)}
-    torch.onnx.export(
-        Logits(model).eval(),
-        (ids, torch.ones_like(ids)),
-        folder / FP32,
-        input_names=["input_ids", "attention_mask"],
-        output_names=["logits"],
-        dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
-        opset_version=20,
-        dynamo=True,
-        external_data=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names of axes that two inputs share
+        torch.onnx.export(
+            Logits(model).eval(),
+            (ids, torch.ones_like(ids)),
+            folder / FP32,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
+            opset_version=20,
+            dynamo=True,
+            external_data=True,
+            verbose=False,
+        )
     load_tokenizer(merged).save_pretrained(folder)
     base.save_configs(model, folder)
     card.write(folder)
