@@ -30,7 +30,7 @@ def parity(out: Console, table: ParityTable) -> None:
     """The parity table, the baselines under it, how the first stage stands, and the verdict."""
     first, lower = table.stages[0], table.lower_is_better
     grid = Table(
-        title=f"{table.run} · {first.rows} held-out rows · {table.threads} threads",
+        title=f"{table.run} · {first.rows} held-out rows · ms a row on {table.threads} threads",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=0,  # its box parts the columns; with more, 80 characters do not hold the table
@@ -38,8 +38,8 @@ def parity(out: Console, table: ParityTable) -> None:
     )
     grid.add_column("  backend", no_wrap=True)
     change = "delta" if lower else "points"
-    figures = (table.metric, "95 %", first.second.name, change, "agree", "max diff", "stock")
-    for name in (*figures, "ms/row"):
+    figures = (table.metric, "95 %", first.second.name, change, "agree", "diff", "stock", "ms")
+    for name in figures:
         grid.add_column(name, justify="right", no_wrap=True)
     for stage in table.stages:
         grid.add_row(*_stage(stage))
@@ -91,7 +91,7 @@ def _stage(stage: Stage) -> tuple[str, ...]:
 def _interval(of: Stage | Baseline) -> str:
     if of.low is None or of.high is None:
         return ""
-    return f"{of.low:.2f}–{of.high:.2f}"
+    return "–".join(f"{end:.2f}".removeprefix("0") for end in (of.low, of.high))
 
 
 def _change(difference: Difference | None, lower_is_better: bool) -> str:
