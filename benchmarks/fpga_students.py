@@ -41,9 +41,9 @@ ROOT = Path(__file__).resolve().parents[1]
 JSON, TABLE = ROOT / "docs" / "fpga-students.json", ROOT / "docs" / "fpga-students.md"
 STUDENTS: dict[str, tuple[str, list[str]]] = {  # recipe and overrides
     "digits": ("digits.toml", []),
-    "voice commands": ("home.toml", []),
+    "voice commands": ("home-smollm2.toml", []),
     "voice commands, larger": (
-        "home.toml",
+        "home-smollm2.toml",
         ["fpga.hidden=[32]", "fpga.sparsity=[0.89, 0.45]", "fpga.max_lut=10000"],
     ),
 }

@@ -214,7 +214,8 @@ def test_without_tune_there_is_no_language_model() -> None:
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="Shipped recipes: chat.toml, digits.toml, home-slots.toml, home.toml"
+        UserError,
+        match="Shipped recipes: chat.toml, digits.toml, home-slots.toml, home-smollm2.toml",
     ):
         load(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_bytes(b"name = \xff")
