@@ -234,4 +234,5 @@ def check_folder(folder: Path) -> Verified:
         words = ["--folder", str(folder.resolve()), "--json", str(figures)]
         done = verifier.run(file, *words, *_base(folder))
         results = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else []
-    return Verified(done.stdout + done.stderr, done.returncode, notes, results)
+    errors = done.stderr if done.returncode not in (0, 1) else ""  # else libraries' warnings
+    return Verified(done.stdout + errors, done.returncode, notes, results)
