@@ -63,7 +63,7 @@ def test_who_is_surely_worse_does_not_replace_the_champion(
     worse = (*words, "tune.learning_rate=1e-9", "tune.label_names=false")
     said = trivet(*worse, rc=3).stdout
     assert "Refused: adapter" in said and "not surely worse than rooms version 1" in said
-    (chain,) = json.loads(trivet("why", "rooms", "--json").stdout)
+    chain = json.loads(trivet("why", "rooms", "--json").stdout)
     assert (chain["run"], chain["version"]) == (first["run"], "1")
     folder = clone / "runs" / said.split()[0]
     parity = json.loads((folder / "parity.json").read_text())

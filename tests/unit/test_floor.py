@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 import torch
 from bare_run import Rows, bare_run
+from rich.console import Console
 from sklearn.datasets import load_wine
 
 from trivet.artifacts.artifact import Artifact
 from trivet.artifacts.run import Run
+from trivet.cli import tables
 from trivet.config.recipe import Recipe
 from trivet.data import versions
 from trivet.evaluate import parity
 from trivet.evaluate.baseline import BaselineArtifact, Peer, peers
 from trivet.evaluate.baselines import embeddings
+from trivet.evaluate.comparison import compare_runs
 from trivet.evaluate.score import Scored, rows_hash
 from trivet.plugins import ARTIFACTS, BACKENDS
 from trivet.records.parity import ParityTable
@@ -145,6 +148,27 @@ def test_other_rows_are_no_contest_and_it_is_said(tmp_path: Path) -> None:
     assert result.champion.words(False) == words and words in result.standing[0]
     unknown = table.judge(parity.Rival("home", "3", None))
     assert unknown.champion and "were not written down" in unknown.champion.note
+
+
+def test_two_runs_are_compared_row_by_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """20 of 400 rows; nothing is said of runs that did not write their rows down."""
+    folders = []
+    for name, right in (("one", 300), ("two", 280)):
+        (folder := tmp_path / name).mkdir()
+        table = Table(folder).add("adapter", right)
+        table.judge().write(folder)
+        table.rows[0].held_out().write(folder)
+        (folder / "recipe.json").write_text("{}")
+        folders.append(folder)
+    comparison = compare_runs(*folders)
+    assert comparison.difference and comparison.difference.value == pytest.approx(-0.05)
+    tables.compare(Console(width=100), comparison)
+    assert "Row by row, two is 5.0 points ±" in (said := capsys.readouterr().out)
+    assert "worse than one." in said
+    (folders[0] / HeldOut.file).unlink()
+    assert compare_runs(*folders).difference is None
 
 
 def test_the_same_rows_in_another_order_are_other_rows() -> None:
