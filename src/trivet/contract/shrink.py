@@ -61,8 +61,10 @@ def small_config(config: "PreTrainedConfig") -> "PreTrainedConfig":
             setattr(text, name, len(kept))
         elif isinstance(value, list) and deep and len(value) == deep and name in vars(text):
             setattr(text, name, [value[i] for i in kept])
-    if isinstance(groups, int) and isinstance(heads, int):
-        text.num_key_value_heads = 4 if groups == heads else min(groups, 2)
+    if isinstance(heads, int):
+        text.num_attention_heads = fewer = next(n for n in (4, 2, 1) if n <= heads)
+        if isinstance(groups, int):
+            text.num_key_value_heads = fewer if groups == heads else min(groups, 2)
     _fit_rotation(text)
     if hasattr(text, "initializer_range"):
         text.initializer_range = LIVELY
