@@ -6,6 +6,7 @@ other format can change its key. Not here: the files that users bring (`files.py
 """
 
 import json
+import os
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +20,8 @@ from trivet.data.cells import Row
 class Lines(Sequence[Row]):
     """Rows of a file on disk, each read when it is asked for.
 
-    `offsets`: where each line begins; `order`: which of them, in which order, all if None;
-    `form`: what becomes of a row as it is read.
+    `offsets`: where each line begins, and where the last one ends; `order`: which of them, in which
+    order, all if None; `form`: what becomes of a row as it is read.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Lines(Sequence[Row]):
         form: Callable[[Row], Row] | None = None,
     ) -> None:
         self._file, self._name, self._offsets = file, name, offsets
-        self._order: Sequence[int] = range(len(offsets)) if order is None else order
+        self._order: Sequence[int] = range(len(offsets) - 1) if order is None else order
         self._form = form
 
     def __len__(self) -> int:
@@ -45,9 +46,9 @@ class Lines(Sequence[Row]):
     def __getitem__(self, at: int | slice) -> "Row | Lines":
         if isinstance(at, slice):
             return self._like(self._order[at], self._form)
-        offset = self._offsets[self._order[at]]
-        self._file.seek(offset)
-        row = self._parse(self._file.readline(), offset)
+        n = self._order[at]
+        begin, end = self._offsets[n], self._offsets[n + 1]
+        row = self._parse(os.pread(self._file.fileno(), end - begin, begin), begin)
         return self._form(row) if self._form else row
 
     def __iter__(self) -> Iterator[Row]:
@@ -66,8 +67,7 @@ class Lines(Sequence[Row]):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as e:
-            self._file.seek(0)
-            n = self._file.read(offset).count(b"\n") + 1
+            n = os.pread(self._file.fileno(), offset, 0).count(b"\n") + 1
             raise UserError(
                 f"{self._name}, line {n}: not JSON ({e}); each line must hold one whole object."
             ) from None
@@ -82,15 +82,14 @@ class Spool:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=1 << 20)  # noqa: SIM115
-        self._offsets, self._end = array("q"), 0
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._offsets = array("q", [0])
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._offsets) - 1
 
     def add(self, line: str) -> None:
-        self._offsets.append(self._end)
-        self._end += self._file.write(line.encode("utf-8") + b"\n")
+        self._offsets.append(self._offsets[-1] + self._file.write(line.encode("utf-8") + b"\n"))
 
     def lines(self) -> Lines:
         self._file.flush()
@@ -104,6 +103,7 @@ def lines(file: Path) -> Lines:
         if line.strip():
             offsets.append(at)
         at += len(line)
+    offsets.append(at)
     return Lines(source, file, offsets)
 
 

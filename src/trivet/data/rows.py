@@ -194,10 +194,12 @@ class _Reader:
             own = self._own(name)
             if name in self.columns:
                 self.used[own] = None
-            elif not empty(cells.row[name]) and (why := self._known(name)):
-                raise cells.bad(name, f"{why}; name it in data.ignore to leave it out")
-            else:
+            elif own in self.ignored:
+                continue
+            elif not (why := self._known(name)):
                 self.ignored[own] = None
+            elif not empty(cells.row[name]):
+                raise cells.bad(name, f"{why}; name it in data.ignore to leave it out")
 
     def _known(self, name: str) -> str:
         """Why a column that the rows' format does not read must not be dropped; "" if it may."""

@@ -62,8 +62,8 @@ def marks(rows: Iterable[Row]) -> Marks:
     names = sorted(numbers)
     rank = np.empty(len(names), np.int32)
     rank[[numbers[name] for name in names]] = np.arange(len(names))
-    hashes = np.array(keys, np.uint64), np.array(groups, np.uint64)
-    return Marks(*hashes, rank[np.array(labels, np.int32)], names)
+    hashes = np.frombuffer(keys, np.uint64), np.frombuffer(groups, np.uint64)
+    return Marks(*hashes, rank[np.frombuffer(labels, np.int32)], names)
 
 
 def _hash(text: str) -> int:
@@ -83,12 +83,16 @@ def dedupe(splits: Splits) -> Parts:
 
 def firsts(of: Marks) -> tuple[np.ndarray, int]:
     """Which rows come first with their key; how many of the others have another label than it."""
-    if not len(of.keys):
-        return np.zeros(0, bool), 0
-    _, first, inverse = np.unique(of.keys, return_index=True, return_inverse=True)
-    same = first[inverse]
-    stay = same == np.arange(len(same))
-    return stay, int((of.labels[~stay] != of.labels[same[~stay]]).sum())
+    order = np.argsort(of.keys, kind="stable")
+    ranked = of.keys[order]
+    begins = np.ones(len(order), bool)
+    begins[1:] = ranked[1:] != ranked[:-1]
+    stay = np.zeros(len(order), bool)
+    stay[order[begins]] = True
+    again = np.flatnonzero(~begins)
+    starts = np.flatnonzero(begins)
+    first = order[starts[np.searchsorted(starts, again) - 1]]  # of each repeated row's key
+    return stay, int((of.labels[order[again]] != of.labels[first]).sum())
 
 
 def key(row: Row) -> str:
@@ -125,10 +129,7 @@ def assign(of: Marks, rows: np.ndarray, seed: int) -> "dict[str, array[int]]":
     """`split` of those `rows`, by their numbers."""
     rng = random.Random(seed)
     new = {name: array("q") for name in SPLITS}
-    labels = of.labels[rows]
-    by_label = np.argsort(labels, kind="stable")
-    bounds = np.flatnonzero(np.diff(labels[by_label])) + 1
-    for own in np.split(rows[by_label], bounds) if len(rows) else []:
+    for own in _by_label(of, rows):
         _, first, inverse = np.unique(of.groups[own], return_index=True, return_inverse=True)
         as_they_come = np.argsort(np.argsort(first))[inverse]
         draw = array("q", range(len(first)))
@@ -146,6 +147,13 @@ def assign(of: Marks, rows: np.ndarray, seed: int) -> "dict[str, array[int]]":
 
 def _group(row: Row) -> str:
     return _task(row).group(row)
+
+
+def _by_label(of: Marks, rows: np.ndarray) -> list[np.ndarray]:
+    """Those rows, by label in the order of `names`, each label's as they come."""
+    order = rows[np.argsort(of.labels[rows], kind="stable")]
+    bounds = np.flatnonzero(np.diff(of.labels[order])) + 1
+    return np.split(order, bounds) if len(rows) else []
 
 
 class Division(NamedTuple):
@@ -217,13 +225,12 @@ def _suffice(table: Table, rows: Sequence[Row]) -> None:
 
 def _enough(table: Table, of: Marks, rows: np.ndarray) -> None:
     """Three groups are needed for three splits, of each label."""
-    pairs = np.unique(np.stack([of.labels[rows].astype(np.uint64), of.groups[rows]]), axis=1)
-    for number, count in zip(*np.unique(pairs[0], return_counts=True), strict=True):
-        if count < 3:
-            one = of.names[int(number)]
+    for own in _by_label(of, rows):
+        if (count := len(np.unique(of.groups[own]))) < 3:
+            one = of.names[of.labels[own[0]]]
             what = f"label '{one}' has {count}" if one else f"there is {count}"
             raise UserError(
-                f"{table.file}: {what} different row{'s' * bool(count > 1)}; at least 3 are "
+                f"{table.file}: {what} different row{'s' * (count > 1)}; at least 3 are "
                 "needed, one each for train, valid and test. "
                 f"Add {3 - count}, or join or drop the label."
             )
