@@ -252,7 +252,7 @@ def begin(recipe: Recipe, prefix: str = "") -> tuple[Run, Check]:
     checked = Check.read(build(check.CHECKED)(run, check.CHECKED).result())
     write_text(run.folder / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
     data, task = run.data, TASKS[recipe.data.task]
-    rows = dataset.read(recipe.data, data.folder)
+    rows = dataset.stream(recipe.data, data.folder)
     RunData(
         card=data.card,
         md5=data.md5,

@@ -8,6 +8,8 @@ Not covered: the activations' part of the memory that tuning needs.
 
 import shutil
 import statistics
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from trivet.artifacts.run import Run
 
 COPIES = 4  # of the base's bytes: merged, ONNX fp32, a half for int8, slack
-Rows = dict[str, list[Row]]
+FEW = 10_000  # rows among which the short ones for the trial in small are looked for
+Rows = Mapping[str, Sequence[Row]]
 
 
 class Checked(Artifact):
@@ -51,7 +54,7 @@ class Checked(Artifact):
     def build(self, run: "Run", folder: Path, watch: Watch) -> None:
         from trivet.data import dataset
 
-        rows = dataset.read(run.recipe.data, run.data.folder)
+        rows = dataset.stream(run.recipe.data, run.data.folder)
         check(run.recipe, rows, run.root, run.decided.get(ADAPTER.name, {})).write(folder)
 
 
@@ -159,16 +162,16 @@ def _adapter(
         labels=labels,
         model=model,
     )
-    tokenized = {k: task.tokenize(v, card, labels, tokenizer) for k, v in rows.items() if v}
-    examples = tokenized["train"].examples
-    if not any(t >= 0 for e in examples for t in e.targets):
+    lengths = Lengths()
+    for split, part in rows.items():
+        lengths.add(task.examples(part, card, labels, tokenizer), split)
+    if not lengths.learns:
         raise UserError("data.source: no training row carries loss: every reply or label is empty.")
-    contract = trial.run(recipe, folder, card, rows["train"])
+    contract = trial.run(recipe, folder, card, rows["train"][:FEW])
     reach = Reach.of(meta)
-    lengths = [len(e.ids) for r in tokenized.values() for e in r.examples]
     classes = len(labels) if task.new_head else len(tokenizer)
-    answers = sum(len(e.positions) for e in tokenized["test"].examples)
-    scoring = 4 * answers * classes * sum(b.wanted(recipe) for b in BACKENDS.values())
+    stages = sum(backend.wanted(recipe) for backend in BACKENDS.values())
+    scoring = 4 * lengths.asked * classes * stages
     _space(recipe, root, folder, scoring)
     notes = reach.notes()
     if not recipe.tune.merges:
@@ -177,19 +180,41 @@ def _adapter(
             "adapter alone, and nothing for a CPU."
         )
     return {
-        "tokens": {"median": statistics.median(lengths), "max": max(lengths)},
-        "truncated": sum(r.truncated for r in tokenized.values()),
+        "tokens": {"median": statistics.median(lengths.tokens), "max": max(lengths.tokens)},
+        "truncated": lengths.truncated,
         "coverage": coverage,
         "memory": recipe.tune.memory(coverage, decided["precision"] == "bf16"),
         "scoring": scoring,
-        "scoring_memory": 4 * batch_size(task) * max(lengths) * classes,
+        "scoring_memory": 4 * batch_size(task) * max(lengths.tokens) * classes,
         "contract": contract.model_copy(update={"reached": reach.share}),
-        "preview": [_marked(e, tokenizer, task) for e in examples[:3]],
+        "preview": [_marked(e, tokenizer, task) for e in lengths.first],
         "notes": notes,
     }
 
 
-def _student(recipe: Recipe, rows: list[Row], root: Path, task: Task) -> str:
+class Lengths:
+    """What is kept of rows that are tokenized one by one: they may be more than memory holds.
+
+    `tokens`: of each row; `first`: three training rows; `learns`: whether one of them all does;
+    `asked`: answers of the test rows.
+    """
+
+    def __init__(self) -> None:
+        self.tokens, self.truncated, self.learns, self.asked = array("q"), 0, False, 0
+        self.first: list[Example] = []
+
+    def add(self, examples: Iterable[tuple[Example, bool]], split: str) -> None:
+        train = split == "train"
+        for example, cut in examples:
+            self.asked += len(example.positions) * (split == "test")
+            self.tokens.append(len(example.ids))
+            self.truncated += cut
+            self.learns |= train and any(target >= 0 for target in example.targets)
+            if train and len(self.first) < 3:
+                self.first.append(example)
+
+
+def _student(recipe: Recipe, rows: Sequence[Row], root: Path, task: Task) -> str:
     """The chip's network in words; UserError where it could not be built."""
     import numpy as np
 

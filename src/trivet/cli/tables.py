@@ -161,7 +161,7 @@ def check(out: Console, checked: Check, card: DataCard) -> None:
         "source": f"{card.source} ({card.kind})",
         "labels": str(len(checked.labels)) if checked.labels else "none: replies are generated",
         "duplicates": f"{card.duplicates_removed} removed",
-    }
+    } | _file(card)
     if coverage := checked.coverage:
         targets = ", ".join(f"{name} ×{n}" for name, n in coverage.modules.items())
         lines |= {
@@ -180,7 +180,7 @@ def check(out: Console, checked: Check, card: DataCard) -> None:
         lines["chip"] = checked.student
     for name, text in lines.items():
         out.print(f"{name:<11} {escape(text)}")
-    for note in checked.notes:
+    for note in [*_oddities(card), *checked.notes]:
         out.print(note, style="yellow", soft_wrap=True, markup=False)
     if checked.preview:
         out.print("\nThree rows as the model sees them; the tokens that carry loss are marked:")
@@ -189,6 +189,32 @@ def check(out: Console, checked: Check, card: DataCard) -> None:
         for token, carries in tokens:
             line.append(token, style="bold black on green" if carries else "")
         out.print(line)
+
+
+def _file(card: DataCard) -> dict[str, str]:
+    """How a user's file was read; nothing of a shipped source."""
+    if card.format is None:
+        return {}
+    names = {own: name for name, own in (card.reading or {}).get("columns", {}).items()}
+    columns = [f"{own} as {names[own]}" if own in names else own for own in card.used_columns or ()]
+    how = "as data.format says" if "format" in (card.reading or {}) else "recognised"
+    return {
+        "format": f"{card.format}, {how}",
+        "columns": ", ".join(columns),
+        "ignored": ", ".join(card.ignored_columns or []) or "no column",
+        "bad rows": f"{card.quarantined} put aside" if card.quarantined else "none",
+    }
+
+
+def _oddities(card: DataCard) -> list[str]:
+    """What a person should look at before a model learns it."""
+    labels = [
+        f"Labels that differ by case, white space or a number's form alone: {', '.join(names)}. "
+        "If they mean one thing, write them in one way."
+        for names in (map(repr, group) for group in card.alike_labels or ())
+    ]
+    counts = {**(card.markup or {}), **(card.changes or {})}
+    return labels + [f"{what}: {count} row{'s' * (count > 1)}." for what, count in counts.items()]
 
 
 def compare(out: Console, comparison: "Comparison") -> None:

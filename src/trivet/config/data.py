@@ -1,15 +1,60 @@
 """[data]: what to learn from. [model]: what to tune."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from trivet.config.section import Section
 from trivet.plugins import TASKS
 
+if TYPE_CHECKING:
+    from trivet.tasks.task import Shape
 
-class Data(Section):
-    """What to learn from. `source`: a shipped source, or a CSV, JSONL, Parquet or .npz file.
+
+class Reading(Section):
+    """How a user's file is read. What is empty is found out, and said by `trivet check`."""
+
+    format: str = Field("", description="of its rows; empty = recognised by their columns")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="a format's column = the file's own name for it"
+    )
+    ignore: list[str] = Field(
+        default_factory=list, description="columns, or keys of turns, that are left out"
+    )
+    bad_rows: int = Field(
+        0, ge=0, description="rows that may be put aside; with more the file is refused"
+    )
+
+    @field_validator("format")
+    @classmethod
+    def _format_is_known(cls, name: str) -> str:
+        known = sorted({shape.format for shape in _shapes()} - {""})
+        if name and name not in known:
+            raise ValueError(
+                f"data.format = {name!r}: there is no such format; known: {', '.join(known)}"
+            )
+        return name
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_read(cls, columns: dict[str, str]) -> dict[str, str]:
+        known = {"split"}.union(*(s.columns + s.optional for s in _shapes()))
+        for name in columns:
+            if name not in known:
+                raise ValueError(
+                    f"data.columns.{name}: no format has such a column; they have "
+                    f"{', '.join(sorted(known))}"
+                )
+        return columns
+
+
+def _shapes() -> "list[Shape]":
+    return [shape for task in TASKS.values() for shape in task.shapes]
+
+
+class Data(Reading):
+    """What to learn from. `source`: a shipped source, or a file: .csv, .tsv, .jsonl, .json,
+    .parquet or .npz, also as .gz or in a .zip (`rows.zip::train.csv`).
 
     An .npz file holds `x`, numbers or token ids [rows, …], and `y`, their labels.
     """

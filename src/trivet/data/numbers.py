@@ -5,21 +5,21 @@ What has no language in it goes to the chip's student alone: measurements [featu
 numbers become a chip's input (`inputs.py`).
 """
 
+import io
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from trivet import UserError
-from trivet.data.cells import Row
+from trivet.data.cells import Cells, Row
 
 
-def read(file: Path) -> Iterator[tuple[str, Row]]:
+def read(file: object, source: IO[bytes]) -> Iterator[tuple[int, Row]]:
     """The rows of an .npz file: arrays `x`, `y` and perhaps `split`. UserError names the array."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(source.read()), allow_pickle=False) as arrays:
             tables = {name: arrays[name] for name in arrays.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as e:
         raise UserError(
@@ -45,18 +45,17 @@ def read(file: Path) -> Iterator[tuple[str, Row]]:
         raise UserError(f"{file}, array 'split': {list(splits.shape)}; one for each row is wanted.")
     for n, (values, label) in enumerate(zip(x.tolist(), y.tolist(), strict=True), 1):
         own = {} if splits is None else {"split": str(splits[n - 1])}
-        yield f"row {n}", {"x": values, "label": str(label)} | own
+        yield n, {"x": values, "label": str(label)} | own
 
 
-def alike(file: Path, rows: list[tuple[str, Row]]) -> None:
-    """Each row's numbers must have the first one's shape."""
-    shape = np.shape(rows[0][1]["x"])
-    for where, row in rows:
-        if np.shape(row["x"]) != shape:
-            raise UserError(
-                f"{file}, {where}, column 'x': {list(np.shape(row['x']))} numbers, but the first "
-                f"row has {list(shape)}; pad or cut the rows to one length."
-            )
+def alike(cells: Cells, row: Row, first: Row) -> None:
+    """Each row's numbers must have the first one's shape. UserError."""
+    if np.shape(row["x"]) != np.shape(first["x"]):
+        raise cells.bad(
+            "x",
+            f"{list(np.shape(row['x']))} numbers, but the first row has "
+            f"{list(np.shape(first['x']))}; pad or cut the rows to one length",
+        )
 
 
 def checked(value: Any, bad: Callable[[str, str], UserError]) -> list[Any]:

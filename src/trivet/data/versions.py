@@ -12,10 +12,9 @@ splits and cards (`split.py`), which rows a run takes (`dataset.py`).
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,11 +23,10 @@ from pydantic import ValidationError
 
 from trivet import UserError
 from trivet.config.data import Data
-from trivet.data import jsonl, rows, split
+from trivet.data import jsonl, own, rows, split
 from trivet.data.cells import Row
-from trivet.data.dataset import SPLITS, Splits, pick
+from trivet.data.dataset import SPLITS, Draw, pick
 from trivet.data.packages import sha256
-from trivet.data.split import SEED
 from trivet.plugins import SOURCES
 from trivet.records.dataset import DataCard, DatasetVersion
 
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 FILES = ("card.json", *(f"{name}.jsonl" for name in SPLITS))
+QUARANTINE = "quarantine.jsonl"  # file, place, reason and row, of rows that were put aside
 
 
 def version(want: Data, root: Path) -> DatasetVersion:
@@ -48,11 +47,11 @@ def version(want: Data, root: Path) -> DatasetVersion:
     _recover(root)
     name, new = want.source, None
     if name not in SOURCES:
-        file = _file(want, root)
-        name = _slug(file)
+        file = own.find(want, root)
+        name = own.slug(file)
         old = _load_card(root / "data" / name) if _complete(root, name) else None
-        if old is None or old.origin.get("sha256") != sha256(file):
-            new = _read_file(want, file)
+        if old is None or not own.is_of(old, file, want):
+            new = own.read(want, file)
     change = ingest(root, name)
     if new:
         if (root / "data" / name).exists():
@@ -61,7 +60,7 @@ def version(want: Data, root: Path) -> DatasetVersion:
         change = "built"
     folder = root / "data" / name
     card = _true_card(folder)
-    _fits(want, _tasks(card, jsonl.read(folder / "valid.jsonl")), f"data/{name}")
+    own.fits(want, _tasks(card, jsonl.lines(folder / "valid.jsonl")), f"data/{name}")
     if card != _load_card(folder):
         _write_card(folder, card)
     before, md5, source_md5 = _track(root, name)
@@ -90,68 +89,24 @@ def ingest(root: Path, first: str = "") -> str:
     return change
 
 
-def peek(want: Data, root: Path) -> tuple[Splits, DataCard]:
-    """The rows of `dataset.read` and the card, with nothing written to data/. UserError."""
+def peek(want: Data, root: Path) -> tuple[Draw, DataCard]:
+    """The rows of `dataset.stream` and the card, with nothing written to data/. UserError."""
     root = root.resolve()
     source = want.source
+    splits: Draw
     if source not in SOURCES:
-        splits, card = _read_file(want, _file(want, root))
+        splits, card, _ = own.read(want, own.find(want, root))
     elif source in _missing(root):
         splits, card = SOURCES[source].build()
     else:
         folder = root / "data" / source
-        splits = {name: jsonl.read(folder / f"{name}.jsonl") for name in SPLITS}
+        splits = {name: jsonl.lines(folder / f"{name}.jsonl") for name in SPLITS}
         card = _true_card(folder)
-    _fits(want, _tasks(card, splits["valid"]), source)
+    own.fits(want, _tasks(card, splits["valid"]), source)
     return pick(want, splits), card
 
 
-# A user's file.
-
-
-def _file(want: Data, root: Path) -> Path:
-    path = Path(want.source).expanduser()
-    for file in (path, root / path):
-        if file.exists():
-            return file
-    raise UserError(
-        f"data.source = '{want.source}': there is no such file in {Path.cwd()} or {root}, "
-        f"and it is none of the shipped sources {', '.join(SOURCES)}."
-    )
-
-
-def _slug(file: Path) -> str:
-    name = re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-") or "data"
-    return f"{name}-file" if name in SOURCES else name
-
-
-def _read_file(want: Data, file: Path) -> tuple[Splits, DataCard]:
-    table = rows.parse(file)
-    _fits(want, table.tasks, f"{file} ({table.kind})")
-    parts = split.divide(table, SEED)
-    card = split.card(
-        _slug(file),
-        table.kind,
-        table.tasks,
-        parts,
-        SEED,
-        ignored_columns=table.ignored,
-        licence="the user's own",
-        origin={"file": file.name, "sha256": sha256(file)},
-    )
-    return parts.splits, card
-
-
-def _fits(want: Data, tasks: Iterable[str], what: str) -> None:
-    tasks = list(tasks)
-    if want.task not in tasks:
-        raise UserError(
-            f"data.task = '{want.task}', but the rows of {what} serve "
-            f"{' and '.join(tasks)}: set data.task or choose other data."
-        )
-
-
-def _tasks(card: DataCard, sample: list[Row]) -> list[str]:
+def _tasks(card: DataCard, sample: Sequence[Row]) -> list[str]:
     """Those of the card, and those that have been registered since it was written."""
     since = [task for row in sample[:1] for task in rows.fitting(row)]
     return list(dict.fromkeys([*card.task.split(), *since]))
@@ -178,7 +133,7 @@ def _true_card(folder: Path) -> DataCard:
     if hashes == card.files:
         return card
     tables = {name: rows.parse(folder / f"{name}.jsonl") for name in SPLITS}
-    splits = {name: [row for _, row in table.rows] for name, table in tables.items()}
+    splits = {name: table.rows for name, table in tables.items()}
     return card.model_copy(update=split.counts(splits) | {"files": hashes, "edited": True})
 
 
@@ -198,7 +153,7 @@ def _complete(root: Path, name: str) -> bool:
     return all((root / "data" / name / f).exists() for f in FILES)
 
 
-def _place(root: Path, name: str, splits: Splits, card: DataCard) -> None:
+def _place(root: Path, name: str, splits: Draw, card: DataCard, bad: Sequence[Row] = ()) -> None:
     """Write data/<name> beside, then move it in: whenever we are killed, all old or all new."""
     target = root / "data" / name
     work = root / ".trivet" / "data"
@@ -210,6 +165,8 @@ def _place(root: Path, name: str, splits: Splits, card: DataCard) -> None:
             new.mkdir()
             for part in SPLITS:
                 jsonl.write(new / f"{part}.jsonl", splits[part])
+            if bad:
+                jsonl.write(new / QUARANTINE, bad)
             hashes = {f: sha256(new / f) for f in FILES[1:]}
             _write_card(new, card.model_copy(update={"files": hashes}))
             if target.exists():

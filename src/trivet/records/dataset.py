@@ -14,6 +14,12 @@ class DataCard(BaseModel):
 
     `task`: the tasks that the rows serve, with spaces between. `origin`: a package or a file, with
     its hash. `files`: sha256 of each. `edited`: somebody changed the rows by hand.
+
+    Of a user's file: `format`: its name; `reading`: what the recipe said of it, beside defaults;
+    `used_columns`, `ignored_columns`: the file's own, and keys of turns; `quarantined`: bad rows,
+    which lie in quarantine.jsonl; `alike_labels`: groups of labels that differ by case, white space
+    or the way in which a number is written; `markup`, `changes`: what was left in texts, and what
+    was done to values, in words -> rows.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,7 +35,14 @@ class DataCard(BaseModel):
     licence: str
     origin: dict[str, str]
     templates: dict[str, int] | None = None
+    format: str | None = None
+    reading: dict[str, Any] | None = None
+    used_columns: list[str] | None = None
     ignored_columns: list[str] | None = None
+    quarantined: int | None = None
+    alike_labels: list[list[str]] | None = None
+    markup: dict[str, int] | None = None
+    changes: dict[str, int] | None = None
     files: dict[str, str] | None = None
     edited: bool | None = None
 

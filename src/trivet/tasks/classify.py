@@ -155,16 +155,16 @@ def _macro_f1(truth: np.ndarray, guess: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _text(cells: "Cells") -> Row:
-    return {"text": cells.text("text").strip(), "label": cells.text("label").strip()}
+    return {"text": cells.trimmed("text"), "label": cells.trimmed("label")}
 
 
 def _numbers(cells: "Cells") -> Row:
     x = numbers.checked(cells.row.get("x"), cells.bad)
-    return {"x": x, "label": cells.text("label").strip()}
+    return {"x": x, "label": cells.trimmed("label")}
 
 
 Classify.shapes = (
-    Shape(("text", "label"), "text and label", _text),
-    Shape(("x", "label"), "numbers and label", _numbers, whole=numbers.alike),
+    Shape(("text", "label"), "text and label", _text, "text-label"),
+    Shape(("x", "label"), "numbers and label", _numbers, "numbers", beside=numbers.alike),
 )
 TASKS.add(Classify())

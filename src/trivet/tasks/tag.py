@@ -159,5 +159,5 @@ def _row(cells: "Cells") -> Row:
     return {"tokens": tokens, "tags": tags, "text": " ".join(tokens)}
 
 
-Tag.shapes = (Shape(("tokens", "tags"), "tokens and tags", _row),)
+Tag.shapes = (Shape(("tokens", "tags"), "tokens and tags", _row, "tokens-tags", ("text",)),)
 TASKS.add(Tag())

@@ -7,8 +7,9 @@ between tasks is said here, by a file of the task's own.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -29,15 +30,20 @@ class Shape(NamedTuple):
     """Columns that make a file of a task.
 
     `columns`: all of them must be there. `kind`: the shape's name in words. `row`: a row's cells in
-    the task's own form, which one of its shapes reads too. `optional`: columns that are read where
-    they are there. `whole`: a check over all rows (where each stands, row), or None.
+    the task's own form, which one of its shapes reads too. `format`: how a recipe names the shape.
+    `optional`: columns that are read where they are there. `unread`: columns of the same format
+    that cannot be read yet -> why. `beside`: a check of each row beside the first one, or None.
+    `refused`: why rows of this shape cannot be trained at all; it is there to be recognised.
     """
 
     columns: tuple[str, ...]
     kind: str
     row: "Callable[[Cells], Row]"
+    format: str = ""
     optional: tuple[str, ...] = ()
-    whole: "Callable[[Any, list[tuple[str, Row]]], None] | None" = None
+    unread: Mapping[str, str] = MappingProxyType({})
+    beside: "Callable[[Cells, Row, Row], None] | None" = None
+    refused: str = ""
 
 
 class Task(ABC):
@@ -101,9 +107,19 @@ class Task(ABC):
         tokenizer: "PreTrainedTokenizerBase",
     ) -> Tokenized:
         """Rows as examples of at most `data.max_length` tokens; what has no label has target -1."""
-        index = {label: i for i, label in enumerate(labels)}
-        pairs = [self.example(row, data, index, tokenizer) for row in rows]
+        pairs = list(self.examples(rows, data, labels, tokenizer))
         return Tokenized([example for example, _ in pairs], sum(cut for _, cut in pairs))
+
+    def examples(
+        self,
+        rows: Iterable[Row],
+        data: "Data | Card",
+        labels: Sequence[str],
+        tokenizer: "PreTrainedTokenizerBase",
+    ) -> Iterator[tuple[Example, bool]]:
+        """The same, one by one, each with whether it was cut."""
+        index = {label: i for i, label in enumerate(labels)}
+        return (self.example(row, data, index, tokenizer) for row in rows)
 
     @abstractmethod
     def example(

@@ -313,17 +313,17 @@ def test_all_shapes_of_chat_in_all_formats_say_the_same(kind, ending, tmp_path):
         pq.write_table(pa.Table.from_pylist(table), file)
     table = rows.parse(file)
     assert (table.kind, table.tasks) == (kind, ("generate",))
-    assert [r["messages"] for _, r in table.rows] == TURNS
+    assert [r["messages"] for r in table.rows] == TURNS
 
 
 def test_tags_are_read_from_lists_and_from_words(tmp_path):
     file = write_csv(tmp_path / "t.csv", [{"tokens": "go to Rome", "tags": "O O B-city", "id": 7}])
     table = rows.parse(file)
-    assert table.rows[0][1]["tags"] == ["O", "O", "B-city"] and table.ignored == ["id"]
+    assert table.rows[0]["tags"] == ["O", "O", "B-city"] and table.ignored == ["id"]
     pq.write_table(
         pa.table({"tokens": [["to", "Rome"]], "tags": [["O", "B-city"]]}), tmp_path / "t.parquet"
     )
-    assert rows.parse(tmp_path / "t.parquet").rows[0][1]["tokens"] == ["to", "Rome"]
+    assert rows.parse(tmp_path / "t.parquet").rows[0]["tokens"] == ["to", "Rome"]
 
 
 def test_own_splits_are_kept_and_train_loses_repeated_rows(tmp_path):
