@@ -8,6 +8,8 @@ Not covered: the activations' part of the memory that tuning needs.
 
 import shutil
 import statistics
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from trivet.config.recipe import Recipe
 from trivet.plugins import ARTIFACTS, TASKS
 from trivet.records.card import Base, Card
 from trivet.records.check import Check
-from trivet.tasks.example import Example, Row
+from trivet.tasks.example import Example, Row, Tokenized
 from trivet.tasks.task import Task
 from trivet.tuning.adapter import ADAPTER
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from trivet.artifacts.run import Run
 
 COPIES = 4  # of the base's bytes: merged, ONNX fp32, a half for int8, slack
+LEARNT, TEST = ("train", "valid"), "test"  # splits
 Rows = dict[str, list[Row]]
 
 
@@ -155,13 +158,17 @@ def _adapter(
         labels=labels,
         model=model,
     )
-    tokenized = {k: task.tokenize(v, card, labels, tokenizer) for k, v in rows.items() if v}
+    tokenized = {
+        split: task.training(part, recipe.data, labels, tokenizer)
+        if split in LEARNT
+        else task.tokenize(part, card, labels, tokenizer)
+        for split, part in rows.items()
+        if part
+    }
+    notes = _said(recipe, rows, tokenized, tokenizer)
     examples = tokenized["train"].examples
-    if not any(t >= 0 for e in examples for t in e.targets):
-        raise UserError("data.source: no training row carries loss: every reply or label is empty.")
-    contract = trial.run(recipe, folder, card, rows["train"])
+    contract = trial.run(recipe, folder, card, [*filter(task.teaches, rows["train"])])
     lengths = [len(e.ids) for r in tokenized.values() for e in r.examples]
-    notes = []
     if not recipe.tune.merges:
         notes.append(
             f"tune.method = '{recipe.tune.name}' does not merge into the base: the run makes the "
@@ -176,6 +183,50 @@ def _adapter(
         "preview": [_marked(e, tokenizer, task) for e in examples[:3]],
         "notes": notes,
     }
+
+
+def _said(
+    recipe: Recipe,
+    rows: Rows,
+    tokenized: dict[str, Tokenized],
+    tokenizer: "PreTrainedTokenizerBase",
+) -> list[str]:
+    """What of the rows is not learnt or not scored as it stands, in words. UserError where nothing
+    of a split is left.
+    """
+    from trivet.tasks.tokenizer import markup
+
+    for split in (*LEARNT, TEST):
+        examples = tokenized[split].examples if split in tokenized else []
+        unknown = sum(not any(t >= 0 for t in e.targets) for e in examples)
+        if split in tokenized and unknown == len(examples):
+            why = "".join(f" {n:,} {words}." for words, n in tokenized[split].said.items() if n)
+            raise UserError(
+                f"data.source = '{recipe.data.source}': no row of the {split} split has a reply or "
+                f"label that is learnt or measured by.{why}"
+            )
+    said = sum((Counter(part.said) for part in tokenized.values()), Counter[str]())
+    notes = [f"{n:,} {words}." for words, n in said.items()]
+    if unknown:
+        notes.append(f"{unknown:,} test rows have no reply to be measured by, and are not scored.")
+    spelled = [(words, text) for text in _texts(rows) if (words := markup(text, tokenizer))]
+    if spelled:
+        names = " ".join(sorted({word for words, _ in spelled for word in words})[:5])
+        notes.append(
+            f"{len(spelled):,} texts hold markup that the tokenizer reads as control tokens "
+            f"({names}), as every runtime will; the first is {spelled[0][1][:80]!r}. Take it out, "
+            "or write it otherwise, where it is meant as text."
+        )
+    return notes
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts inside rows, whatever their form."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
 
 
 def _student(recipe: Recipe, rows: list[Row], root: Path, task: Task) -> str:

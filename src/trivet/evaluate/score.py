@@ -120,5 +120,5 @@ def ask(
     replies = []
     if task.talks:
         talking = cast("Talking", session)
-        replies = [talking.reply(r["messages"][:-1], REPLY_TOKENS) for r in rows[:REPLIES]]
+        replies = [talking.reply(task.asked(r), REPLY_TOKENS) for r in rows[:REPLIES]]
     return Answers(np.concatenate(out).astype(np.float32), len(rows), seconds, replies)

@@ -89,6 +89,10 @@ class Task(ABC):
         """Why nothing can be learnt from these rows, as a sentence, or None."""
         return None
 
+    def teaches(self, row: Row) -> bool:
+        """Whether something of a row can be learnt."""
+        return True
+
     # Tokens.
 
     def tokenize(
@@ -102,6 +106,16 @@ class Task(ABC):
         index = {label: i for i, label in enumerate(labels)}
         pairs = [self.example(row, data, index, tokenizer) for row in rows]
         return Tokenized([example for example, _ in pairs], sum(cut for _, cut in pairs))
+
+    def training(
+        self,
+        rows: Iterable[Row],
+        data: "Data",
+        labels: Sequence[str],
+        tokenizer: "PreTrainedTokenizerBase",
+    ) -> Tokenized:
+        """Rows as the examples that a model is tuned on: as many a row as the task likes."""
+        return self.tokenize(rows, data, labels, tokenizer)
 
     @abstractmethod
     def example(
@@ -141,6 +155,10 @@ class Task(ABC):
     def text(self, row: Row) -> str:
         """What a person types to ask this row: `question` the other way round."""
         return str(row["text"])
+
+    def asked(self, row: Row) -> list[dict[str, str]]:
+        """The conversation that a row's reply answers, of a task that talks."""
+        raise TypeError(f"a row of '{self.name}' asks for no reply")
 
     def answer(self, logits: np.ndarray, row: Row, labels: list[str]) -> Answer:
         """What the logits [answers, classes] of one row say, as its user reads it."""
