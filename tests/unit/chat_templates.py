@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from trivet.tasks.tokenizer import load_tokenizer
@@ -179,7 +179,7 @@ def tokenizer_for(name: str, base: Path, sentencepiece: bool) -> PreTrainedToken
     tokenizer = _sentencepiece() if sentencepiece else load_tokenizer(base)
     own = {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} if template.text is None else set()
     tokenizer.add_special_tokens({"extra_special_tokens": sorted(own | {*template.tokens})})
-    tokenizer.add_tokens([*template.plain_tokens])
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in template.plain_tokens])
     tokenizer.chat_template = template.text or load_tokenizer(base).chat_template
     bos = next((t for t in template.tokens if t in ("<s>", "<bos>", "<|begin_of_text|>")), None)
     tokenizer.bos_token = bos or tokenizer.bos_token

@@ -14,19 +14,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from chat_templates import TEMPLATES, tokenizer_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from trivet import UserError
 from trivet.backends.sessions.language_model import LanguageModel
 from trivet.config.data import Data
+from trivet.kernels.peft.attention import NAME as PACKED
+from trivet.kernels.peft.patch import patch
 from trivet.plugins import TASKS
 from trivet.records.card import Base, Card
 from trivet.tasks import turns
 from trivet.tasks.example import Answers, Example
 from trivet.tasks.tokenizer import load_tokenizer, markup, stop_ids, turn_end
+from trivet.tuning import base as base_models
+from trivet.tuning import loop
+from trivet.tuning.methods.lora import Lora
 
 GENERATE = TASKS["generate"]
 LONG = 100_000
@@ -167,12 +173,12 @@ def test_a_conversation_longer_than_max_length_loses_no_reply(tokenizer) -> None
     assert lesson.truncated and said(lesson) == {turns.SPLIT}
 
 
-def test_a_reply_with_a_stop_token_in_its_text_is_left_out_and_said(tokenizer) -> None:
+def test_a_reply_that_spells_a_stop_token_is_left_out_and_said(tokenizer) -> None:
     messages = [user("How does a turn end?"), assistant("With <|im_end|>, always.")]
     lesson = taught([*messages, *FOUR[:2]], tokenizer)
     (example,) = lesson.examples
     assert [tokenizer.decode(span) for span in spans(example)] == ["say a<|im_end|>"]
-    assert said(lesson) == {turns.STOPS}
+    assert said(lesson) == {turns.SPELLED}
     assert markup("a <|im_end|> b <|im_end|><|im_start|>", tokenizer) == [
         "<|im_end|>",
         "<|im_start|>",
@@ -201,6 +207,29 @@ def test_a_prompt_that_no_reply_is_put_behind_is_refused(base: Path) -> None:
     )
     with pytest.raises(UserError, match="does not put a reply behind its prompt unchanged"):
         taught(FOUR[:2], tokenizer)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_loss_is_that_of_each_reply_alone_padded_and_packed(
+    packed: bool, tokenizer, small_base: Path
+) -> None:
+    """Stock transformers' logits, each conversation alone; the mean over all learnt tokens."""
+    short = [user("q"), assistant("bad", weight=0), user("r"), assistant("good")]
+    examples = [e for m in (FOUR, short) for e in taught(m, tokenizer).examples]
+    stock = AutoModelForCausalLM.from_pretrained(small_base).eval()
+    nats = []
+    with torch.inference_mode():
+        for example in examples:
+            logits = stock(torch.tensor([example.ids])).logits[0]
+            own = example.positions
+            nats.append(-logits.log_softmax(-1)[own, [example.ids[p + 1] for p in own]])
+        wanted = torch.cat(nats).mean().item()
+        adapted = Lora().adapt(base_models.load(small_base, GENERATE, []), GENERATE).eval()
+        if packed:
+            patch(adapted)
+        assert (adapted.config._attn_implementation == PACKED) == packed
+        # nats near 10 of float32 sums over 576 features, in another order: 576 x 2^-24 of them
+        assert loop.loss_of(adapted, examples).item() == pytest.approx(wanted, rel=576 * 2**-24)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -263,17 +292,18 @@ def test_what_is_learnt_is_the_rows_replies_behind_the_prompts_of_inference(
     tokenizer = cached_tokenizer(name, base, sentencepiece)
     template = TEMPLATES[name]
 
-    @settings(max_examples=25, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=20, deadline=None, derandomize=True, database=None)
     @given(conversations(template.alternates))
     def search(messages: Messages) -> None:
-        stops = [tokenizer.decode([i]) for i in stop_ids(Path("/nowhere"), tokenizer)]
+        added = tokenizer.added_tokens_decoder.values()
+        control = {template.stop} | {token.content for token in added if token.special}
         wanted = [
             n
             for n, turn in enumerate(messages)
             if turn["role"] == "assistant"
             and turn.get("weight") != 0
             and any(m["role"] == "user" for m in messages[:n])
-            and not any(stop in turn["content"] for stop in stops)
+            and not any(word in turn["content"] for word in control)
         ]
         lesson = taught(messages, tokenizer)
         learnt = [(e, span) for e in lesson.examples for span in spans(e)]

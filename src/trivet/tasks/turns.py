@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trivet import UserError
 from trivet.tasks.example import Example
-from trivet.tasks.tokenizer import reply_frame, turn_end
+from trivet.tasks.tokenizer import markup, reply_frame, turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,7 +34,7 @@ SPLIT = (
 )
 NOTHING = "conversations have no reply that is learnt, and teach and test nothing"
 UNASKED = "assistant turns answer no user's turn before them, and are not learnt"
-STOPS = "replies hold a stop token of the model in their text, and are not learnt"
+SPELLED = "replies spell a control token of the model in their text, and are not learnt"
 CHANGED = (
     "replies are learnt as the chat template writes them, not as the rows have them (it changes "
     "white space at a text's ends, or reasoning)"
@@ -68,8 +68,8 @@ def lesson(
     replies = sum(turn["role"] == "assistant" and weighs(turn) for turn in messages)
     out.said[UNASKED] += replies - len(places)
     places = places[-1:] if last else places
-    clear = [k for k in places if not has_stop(messages[k]["content"], tokenizer)]
-    out.said[STOPS] += len(places) - len(clear)
+    clear = [k for k in places if not spells(messages[k]["content"], tokenizer)]
+    out.said[SPELLED] += len(places) - len(clear)
     out.said[NOTHING] += not clear
     for k in clear:
         asked, reply, text = exchange(prompted(messages[: k + 1], prompt), tokenizer)
@@ -122,10 +122,11 @@ def weighs(turn: Turn) -> bool:
     return turn.get("weight") != 0
 
 
-def has_stop(text: str, tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether a reply would end in the middle of this text."""
-    ends = {turn_end(tokenizer), tokenizer.eos_token_id} - {None}
-    return any(str(tokenizer.convert_ids_to_tokens(end)) in text for end in ends)
+def spells(text: str, tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether a reply would end in the middle of this text, or lose what no user is shown."""
+    end = turn_end(tokenizer)
+    stops = end is not None and str(tokenizer.convert_ids_to_tokens(end)) in text
+    return stops or bool(markup(text, tokenizer))
 
 
 def prompted(messages: Sequence[Turn], prompt: str) -> list[Turn]:
@@ -155,14 +156,15 @@ class Exchange(NamedTuple):
 def exchange(messages: Sequence[Turn], tokenizer: "PreTrainedTokenizerBase") -> Exchange:
     """The last turn and what comes before it. UserError where one is not put behind the other."""
     asked, whole = render(messages[:-1], tokenizer, asks=True), render(messages, tokenizer)
-    if not whole.startswith(asked):
+    text = _after(asked, whole, render(messages[:-1], tokenizer))
+    if text is None:
         written = whole[: whole.rfind(messages[-1]["content"].strip())]
         raise UserError(
             "model.base: its chat template does not put a reply behind its prompt unchanged: the "
             f"prompt ends {asked[-40:]!r}, and before a reply there is {written[-40:]!r}. Give a "
             "base whose template begins a reply in one way."
         )
-    ids, text, end = _encode(asked, tokenizer), whole[len(asked) :], turn_end(tokenizer)
+    ids, end = _encode(asked, tokenizer), turn_end(tokenizer)
     word = "" if end is None else str(tokenizer.convert_ids_to_tokens(end))
     if word and word in text:  # what follows the stop token is never generated
         text = text[: text.rfind(word) + len(word)]
@@ -175,6 +177,18 @@ def exchange(messages: Sequence[Turn], tokenizer: "PreTrainedTokenizerBase") -> 
     text = text.removesuffix(reply_frame(tokenizer)[1])
     reply = [*_behind(ids, asked, text, tokenizer), tokenizer.eos_token_id]
     return Exchange(ids, reply, text)
+
+
+def _after(asked: str, whole: str, turns: str) -> str | None:
+    """The last turn of `whole`, from where the prompt `asked` ends; None where it ends nowhere.
+
+    A template may write the `turns` before it otherwise once it follows. What it asks for a reply
+    with is then what tells where the reply begins.
+    """
+    if whole.startswith(asked):
+        return whole[len(asked) :]
+    asks = asked.removeprefix(turns)
+    return whole.rpartition(asks)[2] if asks and asks in whole else None
 
 
 def _behind(
