@@ -250,6 +250,8 @@ def begin(recipe: Recipe, prefix: str = "") -> tuple[Run, Check]:
         client.update_flow_run(runtime.flow_run.id, name=prefix + run.name)
     fetch_student(run)
     checked = Check.read(build(check.CHECKED)(run, check.CHECKED).result())
+    for note in checked.notes:
+        console.print(note, style="yellow", soft_wrap=True, markup=False)
     write_text(run.folder / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
     data, task = run.data, TASKS[recipe.data.task]
     rows = dataset.stream(recipe.data, data.folder)

@@ -8,8 +8,7 @@ Not covered: the activations' part of the memory that tuning needs.
 
 import shutil
 import statistics
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from trivet.records.card import Base, Card
 from trivet.records.check import Check
 from trivet.tasks.example import Example, Row
 from trivet.tasks.task import Task
+from trivet.tasks.token_counts import TokenCounts
 from trivet.tuning.adapter import ADAPTER
 
 if TYPE_CHECKING:
@@ -162,56 +162,32 @@ def _adapter(
         labels=labels,
         model=model,
     )
-    lengths = Lengths()
-    for split, part in rows.items():
-        lengths.add(task.examples(part, card, labels, tokenizer), split)
-    if not lengths.learns:
-        raise UserError("data.source: no training row carries loss: every reply or label is empty.")
-    contract = trial.run(recipe, folder, card, rows["train"][:FEW])
+    counts = TokenCounts(task, tokenizer)
+    counts.count(rows, recipe.data, card, labels)
+    taught = [*filter(task.teaches, rows["train"][:FEW])]
+    contract = trial.run(recipe, folder, card, taught)
     reach = Reach.of(meta)
     classes = len(labels) if task.new_head else len(tokenizer)
     stages = sum(backend.wanted(recipe) for backend in BACKENDS.values())
-    scoring = 4 * lengths.asked * classes * stages
+    scoring = 4 * counts.asked * classes * stages
     _space(recipe, root, folder, scoring)
-    notes = reach.notes()
+    notes = [*counts.notes(), *reach.notes()]
     if not recipe.tune.merges:
         notes.append(
             f"tune.method = '{recipe.tune.name}' does not merge into the base: the run makes the "
             "adapter alone, and nothing for a CPU."
         )
     return {
-        "tokens": {"median": statistics.median(lengths.tokens), "max": max(lengths.tokens)},
-        "truncated": lengths.truncated,
+        "tokens": {"median": statistics.median(counts.lengths), "max": max(counts.lengths)},
+        "truncated": counts.truncated,
         "coverage": coverage,
         "memory": recipe.tune.memory(coverage, decided["precision"] == "bf16"),
         "scoring": scoring,
-        "scoring_memory": 4 * batch_size(task) * max(lengths.tokens) * classes,
+        "scoring_memory": 4 * batch_size(task) * max(counts.lengths) * classes,
         "contract": contract.model_copy(update={"reached": reach.share}),
-        "preview": [_marked(e, tokenizer, task) for e in lengths.first],
+        "preview": [_marked(e, tokenizer, task) for e in counts.first],
         "notes": notes,
     }
-
-
-class Lengths:
-    """What is kept of rows that are tokenized one by one: they may be more than memory holds.
-
-    `tokens`: of each row; `first`: three training rows; `learns`: whether one of them all does;
-    `asked`: answers of the test rows.
-    """
-
-    def __init__(self) -> None:
-        self.tokens, self.truncated, self.learns, self.asked = array("q"), 0, False, 0
-        self.first: list[Example] = []
-
-    def add(self, examples: Iterable[tuple[Example, bool]], split: str) -> None:
-        train = split == "train"
-        for example, cut in examples:
-            self.asked += len(example.positions) * (split == "test")
-            self.tokens.append(len(example.ids))
-            self.truncated += cut
-            self.learns |= train and any(target >= 0 for target in example.targets)
-            if train and len(self.first) < 3:
-                self.first.append(example)
 
 
 def _student(recipe: Recipe, rows: Sequence[Row], root: Path, task: Task) -> str:

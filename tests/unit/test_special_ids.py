@@ -20,8 +20,8 @@ from trivet import UserError
 from trivet.backends.sessions.torch_model import TorchModel
 from trivet.plugins import TASKS
 from trivet.records.card import Base, Card
-from trivet.tasks.tokenizer import load_tokenizer, stop_ids
-from trivet.tuning import base, special_ids
+from trivet.tasks.tokenizer import load_tokenizer, stop_ids, turn_end
+from trivet.tuning import base
 
 CLASSIFY, GENERATE = TASKS["classify"], TASKS["generate"]
 LABELS = ["off", "on"]
@@ -121,4 +121,4 @@ def test_all_stop_tokens_of_a_base_end_a_reply_and_are_shipped(
 
 
 def test_the_packaged_base_ends_its_turns_with_its_end_token(small_base: Path) -> None:
-    assert special_ids.turn_end(load_tokenizer(small_base)) == IM_END
+    assert turn_end(load_tokenizer(small_base)) == IM_END

@@ -1,6 +1,6 @@
 """[data]: what to learn from. [model]: what to tune."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -62,6 +62,9 @@ class Data(Reading):
     source: str
     task: str = "classify"
     prompt: str = Field("", description="text around a row's {text}; empty = the task's own")
+    learn: Literal["all", "last"] = Field(
+        "all", description="of a training conversation's replies, its weights of 0 left out"
+    )
     rows: int = Field(0, ge=0, description="labelled training rows, balanced by label; 0 = all")
     pool: int = Field(
         4000, ge=0, description="unlabelled rows that the teacher labels for the student"

@@ -164,7 +164,7 @@ def ask(
     replies = []
     if task.talks:
         talking = cast("Talking", session)
-        replies = [talking.reply(r["messages"][:-1], REPLY_TOKENS) for r in rows[:REPLIES]]
+        replies = [talking.reply(task.asked(r), REPLY_TOKENS) for r in rows[:REPLIES]]
     logits = to.read() if to else np.concatenate(out).astype(np.float32)
     return Answers(logits, len(rows), seconds, replies)
 

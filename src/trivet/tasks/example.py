@@ -1,5 +1,6 @@
 """What every task turns a row into: token ids, where an answer is read, and the right answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +20,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Tokenized:
-    """Examples of rows, and how many of them were cut at `data.max_length`."""
+    """Examples of rows, and how many of them were cut at `data.max_length`. `said`: what else was
+    done to rows, in words that follow a number -> how often.
+    """
 
     examples: list[Example]
     truncated: int
+    said: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

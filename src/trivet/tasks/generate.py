@@ -1,29 +1,31 @@
-"""Generation: the assistant's last reply to a conversation, token by token.
+"""Generation: the assistant's replies in a conversation, token by token.
 
-An answer is read before each token of the reply, its stop token included. The prompt goes around
-the user's last turn. Not covered: loss on earlier turns, tool calls.
+An answer is read before each token of a reply, its stop token included. Training rows teach all of
+a conversation's replies, or the last (`data.learn`); a held-out row is scored on its last one, so
+that what is learnt does not change what is measured. How turns become tokens is in `turns.py`.
 """
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trivet import UserError
 from trivet.plugins import TASKS
 from trivet.records.answer import Answer
 from trivet.records.score import Metric
-from trivet.tasks import snippets
+from trivet.tasks import snippets, turns
 from trivet.tasks.conversations import SHAPES
-from trivet.tasks.example import Answers, Example, Row
+from trivet.tasks.example import Answers, Example, Row, Tokenized
 from trivet.tasks.tally import DRAWS, Tally
 from trivet.tasks.task import Task, digits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Turn = dict[str, str]
+    from trivet.config.data import Data
+
 FIRST, BEST = 4, 5  # of a golden reply: places whose logits it has, and how many of each
 
 
@@ -50,38 +52,52 @@ class Generate(Task):
         first = (turn["content"] for turn in row["messages"] if turn["role"] == "user")
         return next(first, "").casefold()
 
+    def teaches(self, row: Row) -> bool:
+        return turns.answer(row["messages"]) is not None
+
     def example(
         self, row: Row, data: Any, index: dict[str, int], tokenizer: "PreTrainedTokenizerBase"
     ) -> tuple[Example, bool]:
-        messages = prompted(row["messages"], data.prompt)
-        start = len(prompt_ids(messages[:-1], tokenizer))
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if ids[:start] != prompt_ids(messages[:-1], tokenizer):
-            raise UserError(
-                "model.base: its chat template does not put a reply behind its prompt unchanged."
-            )
-        end = len(ids)
-        if tokenizer.eos_token_id in ids[start:]:  # what follows the stop token is never generated
-            end = start + ids[start:].index(tokenizer.eos_token_id) + 1
-        cut = end > data.max_length
-        if cut:  # the oldest tokens go: a reply depends most on what is near
-            drop = min(end - data.max_length, start - 1)
-            ids, start, end = ids[drop:], start - drop, min(end - drop, data.max_length)
-        return Example(ids[:end], list(range(start - 1, end - 1)), ids[start:end]), cut
+        """The last reply; with target -1 where there is none to learn or to be measured by."""
+        last = turns.lesson(row["messages"], data.prompt, data.max_length, tokenizer, last=True)
+        if last.examples:
+            return last.examples[0], last.truncated
+        asked = turns.prompted([*turns.before(row["messages"]), {}], data.prompt)[:-1]
+        ids = turns.prompt_ids(asked, tokenizer)[-data.max_length :]
+        return Example(ids, [len(ids) - 1], [-1]), False
+
+    def training(
+        self,
+        rows: Iterable[Row],
+        data: "Data",
+        labels: Sequence[str],
+        tokenizer: "PreTrainedTokenizerBase",
+    ) -> Tokenized:
+        last = data.learn == "last"
+        lessons = [
+            turns.lesson(row["messages"], data.prompt, data.max_length, tokenizer, last)
+            for row in rows
+        ]
+        said = sum((lesson.said for lesson in lessons), Counter[str]())
+        examples = [example for lesson in lessons for example in lesson.examples]
+        return Tokenized(examples, sum(lesson.truncated for lesson in lessons), said)
+
+    def asked(self, row: Row) -> list[dict[str, str]]:
+        return turns.before(row["messages"])
 
     def trained(self, example: Example) -> set[int]:
-        return {position + 1 for position in example.positions}
+        pairs = zip(example.positions, example.targets, strict=True)
+        return {position + 1 for position, target in pairs if target >= 0}
 
     def metrics(
         self, answers: Answers, targets: list[list[int]], rows: Sequence[Row], labels: list[str]
     ) -> tuple[Tally, Metric]:
         """Mean cross-entropy in nats a token, and chrF of greedy replies to the first rows."""
-        lengths = [len(row) for row in targets]
-        nats = _nats(answers.logits, np.concatenate([np.array(row, int) for row in targets]))
-        by_row = np.split(nats, np.cumsum(lengths)[:-1])
-        tally = Tally(np.array([row.sum() for row in by_row]), np.array(lengths, float))
-        return tally, chrf(answers.replies, rows)
+        truth = np.concatenate([np.array(row, int) for row in targets])
+        nats = _nats(answers.logits, truth) * (truth >= 0)
+        ends = np.cumsum([len(row) for row in targets])[:-1]
+        sums, counts = ([part.sum() for part in np.split(x, ends)] for x in (nats, truth >= 0))
+        return Tally(np.array(sums), np.array(counts, float)), chrf(answers.replies, rows)
 
     def golden(self, logits: np.ndarray, targets: list[int], labels: list[str]) -> dict[str, Any]:
         """The most probable token at each place, the nats of the right one, and of the first places
@@ -110,7 +126,7 @@ class Generate(Task):
         return f"trivet chat {run}"
 
     def snippet(self, runtime: str, folder: str, prompt: str, text: str) -> str:
-        messages = prompted([{"role": "user", "content": text}, {}], prompt)[:-1]
+        messages = turns.prompted([{"role": "user", "content": text}, {}], prompt)[:-1]
         encode = (
             f"messages = {messages!r}\n"
             "prompt = tokenizer.apply_chat_template("
@@ -122,42 +138,31 @@ class Generate(Task):
 
 
 _GENERATE = """\
+model.generation_config = GenerationConfig.from_pretrained(folder)
 reply = model.generate(input_ids=torch.tensor([ids]), max_new_tokens=64, do_sample=False)
 print(tokenizer.decode(reply[0, len(ids):], skip_special_tokens=True))"""
 _DECODE = """\
-start = len(ids)
+start, stops = len(ids), GenerationConfig.from_pretrained(folder).eos_token_id
 while len(ids) < start + 64:
     token = int(logits_of(ids)[0, -1].argmax())
-    if token == tokenizer.eos_token_id:
+    if token in np.atleast_1d(stops):
         break
     ids.append(token)
 print(tokenizer.decode(ids[start:], skip_special_tokens=True))"""
-
-
-def prompted(messages: list[Turn], prompt: str) -> list[Turn]:
-    """The messages, whose last one answers, with the prompt around the user's last turn."""
-    last = max((n for n, m in enumerate(messages[:-1]) if m["role"] == "user"), default=None)
-    if last is None or prompt == "{text}":
-        return messages
-    text = prompt.replace("{text}", messages[last]["content"])
-    return [*messages[:last], {"role": "user", "content": text}, *messages[last + 1 :]]
-
-
-def prompt_ids(messages: list[Turn], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The tokens after which the model is to reply."""
-    if tokenizer.chat_template is None:
-        raise UserError(
-            "model.base has no chat template: give an instruct model for data.task = 'generate'."
-        )
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
 
 
 def chrf(replies: list[str], rows: Sequence[Row]) -> Metric:
     """Of replies to the first rows, 0-1 (sacreBLEU, and its own bootstrap over replies)."""
     from sacrebleu.metrics import CHRF
 
-    right = [row["messages"][-1]["content"] for row in rows[: len(replies)]]
+    pairs = [
+        (reply, answer)
+        for reply, row in zip(replies, rows, strict=False)
+        if (answer := turns.answer(row["messages"])) is not None
+    ]
+    if not pairs:
+        return Metric(name="chrf", value=0.0)
+    replies, right = [reply for reply, _ in pairs], [answer for _, answer in pairs]
     measure = CHRF()
     if len(replies) < 2:
         return Metric(name="chrf", value=measure.corpus_score(replies, [right]).score / 100)

@@ -27,7 +27,9 @@ def python(task: "Task", runtime: str, folder: str, encode: str, answer: str) ->
     code += ["import numpy as np"] if onnx or "np." in encode + answer else []
     code += ["import onnxruntime"] if onnx else ["import torch"]
     code += ["from peft import PeftConfig, PeftModel"] if runtime == "peft" else []
-    code += [f"from transformers import {'' if onnx else task.head + ', '}AutoTokenizer", ""]
+    names = [] if onnx else [task.head]
+    names += ["AutoTokenizer", *(["GenerationConfig"] if task.talks else [])]
+    code += [f"from transformers import {', '.join(names)}", ""]
     code += [f"folder = {folder!r}", "tokenizer = AutoTokenizer.from_pretrained(folder)"]
     if task.new_head:
         code.append('labels = json.load(open(folder + "/trivet.json"))["labels"]')

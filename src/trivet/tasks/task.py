@@ -7,9 +7,9 @@ between tasks is said here, by a file of the task's own.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -97,6 +97,10 @@ class Task(ABC):
         """Why nothing can be learnt from these rows, as a sentence, or None."""
         return None
 
+    def teaches(self, row: Row) -> bool:
+        """Whether something of a row can be learnt."""
+        return True
+
     # Tokens.
 
     def tokenize(
@@ -107,19 +111,19 @@ class Task(ABC):
         tokenizer: "PreTrainedTokenizerBase",
     ) -> Tokenized:
         """Rows as examples of at most `data.max_length` tokens; what has no label has target -1."""
-        pairs = list(self.examples(rows, data, labels, tokenizer))
+        index = {label: i for i, label in enumerate(labels)}
+        pairs = [self.example(row, data, index, tokenizer) for row in rows]
         return Tokenized([example for example, _ in pairs], sum(cut for _, cut in pairs))
 
-    def examples(
+    def training(
         self,
         rows: Iterable[Row],
-        data: "Data | Card",
+        data: "Data",
         labels: Sequence[str],
         tokenizer: "PreTrainedTokenizerBase",
-    ) -> Iterator[tuple[Example, bool]]:
-        """The same, one by one, each with whether it was cut."""
-        index = {label: i for i, label in enumerate(labels)}
-        return (self.example(row, data, index, tokenizer) for row in rows)
+    ) -> Tokenized:
+        """Rows as the examples that a model is tuned on: as many a row as the task likes."""
+        return self.tokenize(rows, data, labels, tokenizer)
 
     @abstractmethod
     def example(
@@ -170,6 +174,10 @@ class Task(ABC):
     def text(self, row: Row) -> str:
         """What a person types to ask this row: `question` the other way round."""
         return str(row["text"])
+
+    def asked(self, row: Row) -> list[dict[str, str]]:
+        """The conversation that a row's reply answers, of a task that talks."""
+        raise TypeError(f"a row of '{self.name}' asks for no reply")
 
     def answer(self, logits: np.ndarray, row: Row, labels: list[str]) -> Answer:
         """What the logits [answers, classes] of one row say, as its user reads it."""

@@ -5,6 +5,7 @@ first makes it agree with the model's config.
 """
 
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,15 +70,62 @@ def word_ids(tokenizer: "PreTrainedTokenizerBase", word: str) -> list[int]:
 
 
 def stop_ids(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The tokens that end a reply, as the exported folder's generation_config.json has them."""
+    """The tokens that end a reply: what the folder's generation_config.json names (an export's has
+    them all), the tokenizer's own end, and the chat template's.
+    """
     try:
         content = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         content = {}
-    return eos_ids(content.get("eos_token_id"), tokenizer.eos_token_id)
+    named = content.get("eos_token_id")
+    return eos_ids(named, tokenizer.eos_token_id, turn_end(tokenizer))
 
 
 def eos_ids(*values: Any) -> list[int]:
     """Ids out of what configs write, an id, a list of them or nothing; sorted, each once."""
     lists = (value if isinstance(value, list) else [value] for value in values)
     return sorted({i for ids in lists for i in ids if isinstance(i, int) and i >= 0})
+
+
+def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The token that the chat template puts behind a reply, None where that is no token of its own.
+
+    One that was added to the vocabulary, called special or not: ChatML's end often is not.
+    """
+    suffix = _frame(tokenizer, tokenizer.chat_template)[1]
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+    behind = tokenizer(suffix, add_special_tokens=False)["input_ids"]
+    return next((i for i in behind if i in added), None)
+
+
+def markup(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """The special tokens that a text spells, which the tokenizer reads as such, sorted."""
+    return sorted({*_spelled(tokenizer).findall(text)})
+
+
+@lru_cache(maxsize=8)
+def _spelled(tokenizer: "PreTrainedTokenizerBase") -> "re.Pattern[str]":
+    added = tokenizer.added_tokens_decoder.values()
+    words = {token.content for token in added if token.special} | {*tokenizer.all_special_tokens}
+    longest_first = sorted(words, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+def reply_frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
+    """What the chat template writes before a reply's text, behind the prompt, and after it."""
+    return _frame(tokenizer, tokenizer.chat_template)
+
+
+@lru_cache(maxsize=8)
+def _frame(tokenizer: "PreTrainedTokenizerBase", template: Any) -> tuple[str, str]:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Yes."}]
+    try:
+        prompt = str(
+            tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+        )
+        before, _, after = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(
+            "Yes."
+        )
+    except Exception:  # a template raises what its author liked; who renders a row says what it was
+        return "", ""
+    return before.removeprefix(prompt) if before.startswith(prompt) else "", after

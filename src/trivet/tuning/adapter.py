@@ -75,7 +75,7 @@ class Adapter(Artifact):
             head.init_head_from_labels(model, tokenizer, card.labels)
         adapted = tune.adapt(model, task)
         train, valid = (
-            task.tokenize(rows[split], card, card.labels, tokenizer).examples
+            task.training(rows[split], want, card.labels, tokenizer).examples
             for split in ("train", "valid")
         )
         curve = loop.fit(adapted, train, valid, tune, half, folder, watch)

@@ -13,7 +13,7 @@ Not covered: a bare `<|...|>` in a user's text, which the tokenizer reads as the
 from typing import TYPE_CHECKING, Any
 
 from trivet import UserError
-from trivet.tasks.tokenizer import eos_ids
+from trivet.tasks.tokenizer import eos_ids, turn_end
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
@@ -85,20 +85,6 @@ def stops(
     )
     rows = getattr(text, "vocab_size", None) or len(tokenizer)
     return [i for i in eos_ids([*named, turn_end(tokenizer)]) if i < rows]
-
-
-def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The special token that the chat template puts behind a reply, None where there is none."""
-    if tokenizer.chat_template is None:
-        return None
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Yes."}]
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except Exception:  # a template raises what its author liked; `generate` says what it wants
-        return None
-    behind = tokenizer(text[text.rfind("Yes.") + 4 :], add_special_tokens=False)["input_ids"]
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return next((i for i in behind if i in special), None)
 
 
 def agree_on_stops(model: Any, tokenizer: "PreTrainedTokenizerBase") -> list[str]:

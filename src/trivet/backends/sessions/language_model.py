@@ -9,7 +9,7 @@ import numpy as np
 from trivet.plugins import TASKS
 from trivet.records.card import Card
 from trivet.tasks.example import Example, Row
-from trivet.tasks.generate import Turn, prompt_ids, prompted
+from trivet.tasks.turns import Turn, prompt_ids, prompted, reply_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,8 +36,8 @@ class LanguageModel(ABC):
     def reply(self, messages: list[Turn], tokens: int = 64) -> str:
         """The greedy reply to a conversation, at most `tokens` long."""
         asked = prompted([*messages, {"role": "assistant", "content": ""}], self.card.prompt)[:-1]
-        ids = self.generate(prompt_ids(asked, self.tokenizer), tokens)
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        ids = prompt_ids(asked, self.tokenizer)
+        return reply_text(ids, self.generate(ids, tokens), self.tokenizer)
 
     def generate(self, ids: list[int], tokens: int) -> list[int]:
         """The greedy tokens after `ids`, up to a stop token. No key-value cache."""

@@ -9,6 +9,7 @@ from trivet.artifacts.artifact import Watch
 from trivet.evaluate.baseline import BaselineArtifact, Rows
 from trivet.plugins import ARTIFACTS
 from trivet.records.score import Metric
+from trivet.tasks import turns
 from trivet.tasks.example import Row
 from trivet.tasks.generate import Generate, chrf
 
@@ -28,15 +29,16 @@ class NeighbourBaseline(BaselineArtifact):
 
         questions = rows["test"][:REPLIES]
         tfidf = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-        known = tfidf.fit_transform([_question(row) for row in rows["train"]])
+        train = [row for row in rows["train"] if turns.answer(row["messages"]) is not None]
+        known = tfidf.fit_transform([_question(row) for row in train])
         likeness = tfidf.transform([_question(row) for row in questions]) @ known.T
         near = likeness.toarray().argmax(1)
-        replies = [rows["train"][i]["messages"][-1]["content"] for i in near]
+        replies = [turns.answer(train[i]["messages"]) or "" for i in near]
         return None, chrf(replies, questions)
 
 
 def _question(row: Row) -> str:
-    return "\n".join(turn["content"] for turn in row["messages"][:-1])
+    return "\n".join(turn["content"] for turn in turns.before(row["messages"]))
 
 
 ARTIFACTS.add(NeighbourBaseline())
