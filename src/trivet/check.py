@@ -9,7 +9,7 @@ Not covered: the activations' part of the memory that tuning needs.
 import shutil
 import statistics
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from trivet.config.recipe import Recipe
 from trivet.plugins import ARTIFACTS, TASKS
 from trivet.records.card import Base, Card
 from trivet.records.check import Check
-from trivet.tasks.example import Example, Row
+from trivet.tasks.example import Example, Row, Tokenized
 from trivet.tasks.task import Task
 from trivet.tuning.adapter import ADAPTER
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trivet.artifacts.run import Run
 
 COPIES = 4  # of the base's bytes: merged, ONNX fp32, a half for int8, slack
+CHUNK = 1000  # rows
 FEW = 10_000  # rows among which the short ones for the trial in small are looked for
 Rows = Mapping[str, Sequence[Row]]
 
@@ -160,7 +161,8 @@ def _adapter(
     )
     lengths = Lengths()
     for split, part in rows.items():
-        lengths.add(task.examples(part, card, labels, tokenizer), split == "train")
+        for few in chunks(part):
+            lengths.add(split, task.tokenize(few, card, labels, tokenizer))
     if not lengths.learns:
         raise UserError("data.source: no training row carries loss: every reply or label is empty.")
     contract = trial.run(recipe, folder, card, rows["train"][:FEW])
@@ -182,7 +184,7 @@ def _adapter(
 
 
 class Lengths:
-    """What is kept of rows that are tokenized one by one: they may be more than memory holds.
+    """What is kept of rows that are tokenized by the chunk: they may be more than memory holds.
 
     `tokens`: of each row; `first`: three training rows; `learns`: whether one of them all does.
     """
@@ -191,13 +193,17 @@ class Lengths:
         self.tokens, self.truncated, self.learns = array("q"), 0, False
         self.first: list[Example] = []
 
-    def add(self, examples: Iterable[tuple[Example, bool]], train: bool) -> None:
-        for example, cut in examples:
-            self.tokens.append(len(example.ids))
-            self.truncated += cut
-            self.learns |= train and any(target >= 0 for target in example.targets)
-            if train and len(self.first) < 3:
-                self.first.append(example)
+    def add(self, split: str, part: Tokenized) -> None:
+        self.tokens.extend(len(example.ids) for example in part.examples)
+        self.truncated += part.truncated
+        if split == "train":
+            self.learns |= any(target >= 0 for e in part.examples for target in e.targets)
+            self.first = [*self.first, *part.examples][:3]
+
+
+def chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """The rows, as many at once as are tokenized at once."""
+    return (rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK))
 
 
 def _student(recipe: Recipe, rows: Sequence[Row], root: Path, task: Task) -> str:

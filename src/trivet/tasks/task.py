@@ -7,7 +7,7 @@ between tasks is said here, by a file of the task's own.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -105,19 +105,9 @@ class Task(ABC):
         tokenizer: "PreTrainedTokenizerBase",
     ) -> Tokenized:
         """Rows as examples of at most `data.max_length` tokens; what has no label has target -1."""
-        pairs = list(self.examples(rows, data, labels, tokenizer))
-        return Tokenized([example for example, _ in pairs], sum(cut for _, cut in pairs))
-
-    def examples(
-        self,
-        rows: Iterable[Row],
-        data: "Data | Card",
-        labels: Sequence[str],
-        tokenizer: "PreTrainedTokenizerBase",
-    ) -> Iterator[tuple[Example, bool]]:
-        """The same, one by one, each with whether it was cut."""
         index = {label: i for i, label in enumerate(labels)}
-        return (self.example(row, data, index, tokenizer) for row in rows)
+        pairs = [self.example(row, data, index, tokenizer) for row in rows]
+        return Tokenized([example for example, _ in pairs], sum(cut for _, cut in pairs))
 
     @abstractmethod
     def example(
