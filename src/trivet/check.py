@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from trivet.artifacts.run import Run
 
 COPIES = 4  # of the base's bytes: merged, ONNX fp32, a half for int8, slack
-CHUNK = 1000  # rows
 FEW = 10_000  # rows among which the short ones for the trial in small are looked for
 Rows = Mapping[str, Sequence[Row]]
 
