@@ -51,6 +51,8 @@ def test_overrides_reach_their_keys() -> None:
         ("tune.rank=0", "tune.rank = 0"),
         ("tune.epochs=1.5", "tune.epochs = 1.5"),
         ("data.prompt=hello", "data.prompt must hold '{text}'"),
+        ("data.learn=last", "data.task = 'classify' has none: leave it out"),
+        ("data.learn=first", "data.learn"),
         ("data.task=tag", "fpga.enabled needs data.task = 'classify'"),
         ("tune", "is not key=value"),
         ("fpga.weight_bits=[6, 1]", "fpga.weight_bits"),

@@ -1,6 +1,6 @@
 """[data]: what to learn from. [model]: what to tune."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -81,6 +81,15 @@ class Data(Reading):
                 f"data.task = {name!r}: there is no such task; known: {', '.join(TASKS)}"
             )
         return name
+
+    @model_validator(mode="after")
+    def _learn_of_replies(self) -> Self:
+        if self.learn != "all" and not TASKS[self.task].talks:
+            raise ValueError(
+                f"data.learn = '{self.learn}' says which replies of a conversation are learnt, and "
+                f"data.task = '{self.task}' has none: leave it out"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

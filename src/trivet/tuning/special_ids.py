@@ -7,7 +7,7 @@ that is not `config.pad_token_id`: padded with another token, it reads the paddi
 to agree when a base is loaded, before anything is tokenised, and every export ships what they agree
 on.
 
-Not covered: a bare `<|...|>` in a user's text, which the tokenizer reads as the token.
+Not here: a `<|...|>` that a user's text spells (tasks/turns.py).
 """
 
 from typing import TYPE_CHECKING, Any
