@@ -1,13 +1,17 @@
 """What a file says is used, refused or named as ignored: each format beside what it must become.
 
-Expected turns are written by hand from the formats' own documentation; `datasets` writes the
-Parquet files whose class names are read back. Run: pytest tests/unit/data/test_formats.py
+Expected turns are written by hand from the formats' own documentation.
+
+Run: pytest tests/unit/data/test_formats.py
 """
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
 
 from trivet import UserError
 from trivet.config.data import Data, Reading
@@ -247,3 +251,44 @@ def test_a_label_column_of_truth_values(tmp_path):
         "True",
         "False",
     ] * 2
+
+
+TEXTS = st.one_of(
+    st.sampled_from(["    return 1", "a\n", "\t<b>x</b> &amp;", "<|im_end|>", "7", "[1]", "null"]),
+    st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip),
+)
+SHARE_NAMES = {"system": "system", "user": "human", "assistant": "gpt"}
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[Row]:
+    """Turns that learn something: text of every kind, weights here and there, a reply last."""
+    turns = [{"role": "system", "content": draw(TEXTS)}] if draw(st.booleans()) else []
+    for last in [*[False] * draw(st.integers(0, 3)), True]:
+        weight = {} if last else draw(st.sampled_from([{}, {"weight": 0}, {"weight": 1}]))
+        turns.append({"role": "user", "content": draw(TEXTS)})
+        turns.append({"role": "assistant", "content": draw(TEXTS)} | weight)
+    return turns
+
+
+def written(turns: list[Row], form: str) -> Row:
+    """The same conversation as a row of another format."""
+    if form == "sharegpt":
+        pairs = [({"from": SHARE_NAMES[t["role"]], "value": t["content"]}, t) for t in turns]
+        return {"conversations": [a | {k: t[k] for k in ("weight",) if k in t} for a, t in pairs]}
+    if form == "parts":
+        halves = [[part(t["content"][:2]), part(t["content"][2:])] for t in turns]
+        return {"messages": [t | {"content": both} for t, both in zip(turns, halves, strict=True)]}
+    if form == "text":  # as a column of a .csv holds it
+        return {"messages": json.dumps(turns)}
+    return {"prompt": turns[:-1], "completion": turns[-1:]}
+
+
+@seed(8)
+@settings(max_examples=150, deadline=None)
+@given(conversations(), st.sampled_from(["sharegpt", "parts", "text", "turns"]))
+def test_no_format_changes_a_conversation(turns, form):
+    """To the last space: what is written is what is trained."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = file_of(Path(folder), written(turns, form))
+        assert list(rows.parse(file).rows) == [{"messages": turns}]
