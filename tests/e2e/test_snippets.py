@@ -73,6 +73,8 @@ def artifacts_of(run: Path, base_folder: Path, task: str, labels: list[str]) -> 
                 weight.normal_(std=0.02)
     adapted.peft_config["default"].base_model_name_or_path = str(base_folder)
     adapted.save_pretrained(str(run / "adapter"))
+    if not TASKS[task].new_head:
+        model.generation_config.save_pretrained(run / "adapter")
     card = Card(
         task=task,
         prompt=recipe.data.prompt,
