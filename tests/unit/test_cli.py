@@ -69,7 +69,7 @@ def test_a_broken_json_line_is_named(workspace: Path, capsys, monkeypatch) -> No
     [
         ("tune.rnk=8", "unknown key tune.rnk"),
         ("tune.rank=deep", "tune.rank = 'deep'"),
-        ('tune.targets=["query"]', "tune.targets: query matches no linear layer of llama"),
+        ('tune.targets=["q_proj"]', "tune.targets: q_proj matches no linear layer of bert"),
         ("model.base=weightless", "model.base = 'weightless' has no"),
         ("data.task=generate", "data.task"),
     ],
