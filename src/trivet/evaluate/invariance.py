@@ -32,7 +32,8 @@ def measure(session: "LanguageModel", rows: Sequence[Row], folder: "Path") -> In
     examples = session.task.tokenize(some, card, card.labels, session.tokenizer).examples
     alone = [session.logits([example]) for example in examples]
     share = tolerance.relative(folder, card, tolerance.unit(session))
-    limits = [share * float(np.abs(logits).max()) for logits in alone]
+    least = float(np.finfo(np.float32).tiny)  # logits that are all zero have no scale
+    limits = [share * max(float(np.abs(logits).max()), least) for logits in alone]
 
     def furthest(logits: Sequence[np.ndarray]) -> tuple[float, float]:
         off = [float(np.abs(a - b).max()) for a, b in zip(alone, logits, strict=True)]
