@@ -26,11 +26,11 @@ def test_ones_own_file_is_checked_by_naming_it(workspace: Path) -> None:
     words += ["data.source=mine.csv", "data.rows=0"]
     report = json.loads(subprocess.run([*words, "--json"], capture_output=True, check=True).stdout)
     assert report["labels"] == ["dim", "raise"] and sum(report["rows"].values()) == 20
-    assert report["coverage"]["modules"]["q_proj"] == 30 and len(report["preview"]) == 3
+    assert report["coverage"]["modules"]["query"] == 7 and len(report["preview"]) == 3
     token, carries = report["preview"][0][-1]
-    assert carries and not any(c for _, c in report["preview"][0][:-1]) and token == ":"
+    assert carries and not any(c for _, c in report["preview"][0][:-1]) and token == "[SEP]"
     screen = subprocess.run(words, capture_output=True, check=True, text=True).stdout
-    assert "trainable weights" in screen and "Command:" in screen
+    assert "trainable weights" in screen and "light" in screen
 
 
 def test_what_of_a_conversation_is_not_learnt_is_said(small_base: Path, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ def test_the_chip_of_the_champion_is_built_by_its_own_deployment(
     tasks = prefect.tasks(chip_run.id, len(TASKS) + 1)
     assert set(tasks) == TASKS | {f"report {chip_run.name}"}
     assert {task.name for task in tasks.values()} == {"Completed", "Cached"}
-    assert [name for name, task in tasks.items() if task.name == "Cached"] == ["version home"]
+    cached = {name for name, task in tasks.items() if task.name == "Cached"}
+    assert cached == {"version home", "fit the majority label for small-chip"}
     stages = {stage["backend"]: stage for stage in chip_run.json("parity.json")["stages"]}
     assert [*stages] == ["student-float", "student-fixed", "hls-csim", "alkaid", "rtl"]
     assert stages["rtl"]["bit_exact"]

@@ -37,7 +37,7 @@ def test_a_backend_is_scored_gated_asked_and_reported(
     trivet: Any, clone: Path, small: list[str]
 ) -> None:
     words = [*small, "track.model=toy-backend"]
-    run = ("run", "home.toml", *words)
+    run = ("run", "home-smollm2.toml", *words)
     done = trivet(*run, "--json", plugin="test_toy_backend")
     table = json.loads(done.stdout.splitlines()[-1])
     stage = {s["backend"]: s for s in table["stages"]}["toy-half"]

@@ -63,7 +63,7 @@ def test_a_method_trains_merges_and_is_proven(trivet: Any, clone: Path, small: l
         "tune.epochs=4",
         "track.model=toy-scales",
     ]
-    done = trivet("run", "home.toml", *words, "--json", plugin="test_toy_method")
+    done = trivet("run", "home-smollm2.toml", *words, "--json", plugin="test_toy_method")
     table = json.loads(done.stdout.splitlines()[-1])
     assert [s["backend"] for s in table["stages"]] == [
         "adapter",
@@ -90,14 +90,14 @@ def test_a_method_trains_merges_and_is_proven(trivet: Any, clone: Path, small: l
 
 def test_a_method_that_does_not_merge_says_so(trivet: Any, clone: Path, small: list[str]) -> None:
     words = [*small, "tune.method=toy-stays", "track.model=toy-stays"]
-    done = trivet("check", "home.toml", *words, plugin="test_toy_method")
+    done = trivet("check", "home-smollm2.toml", *words, plugin="test_toy_method")
     assert "'toy-stays' does not merge" in done.stdout
-    done = trivet("run", "home.toml", *words, "--json", plugin="test_toy_method")
+    done = trivet("run", "home-smollm2.toml", *words, "--json", plugin="test_toy_method")
     table = json.loads(done.stdout.splitlines()[-1])
     assert [s["backend"] for s in table["stages"]] == ["adapter"]
     assert not (clone / "runs" / table["run"] / "merged").exists()
 
 
 def test_without_the_file_the_method_is_unknown(trivet: Any, small: list[str]) -> None:
-    done = trivet("check", "home.toml", "tune.method=toy-scales", rc=2)
-    assert "tune.method = 'toy-scales': there is no such method; known: lora" in done.stderr
+    done = trivet("check", "home-smollm2.toml", "tune.method=toy-scales", rc=2)
+    assert "tune.method = 'toy-scales': there is no such method; known: full, lora" in done.stderr

@@ -28,6 +28,7 @@ from trivet.contract import promises
 from trivet.contract.shrink import write_small
 from trivet.data import jsonl
 from trivet.data.dataset import SPLITS
+from trivet.evaluate import tolerance
 from trivet.plugins import ARTIFACTS, TASKS
 from trivet.records.card import Card
 from trivet.records.check import Contract
@@ -110,7 +111,8 @@ def _one(small: Run, backend: Backend, backends: list[Backend], said: Said) -> f
     rows = jsonl.read(small.data.folder / "test.jsonl")
     logits = said.logits[backend.name] = np.concatenate(session.answer(rows))
     rounds = isinstance(backend.gate, Points)
-    room = promises.INT8 if rounds else promises.FLOAT32
+    coarser = tolerance.unit(session) / tolerance.FLOAT32  # than float32's unit roundoff
+    room = promises.INT8 if rounds else promises.Room(coarser * promises.ROUNDING)
     promises.alone(session, rows, logits, room, backend.name, fix)
     promises.shipped(folder, session)
     before = backend.reference_among(backends)
