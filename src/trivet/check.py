@@ -48,8 +48,12 @@ class Checked(Artifact):
     def roots(self, recipe: Recipe) -> tuple[str, ...]:
         from trivet.data import dataset
 
-        method = (type(recipe.tune).__module__,) if recipe.tune else ()
-        return (type(self).__module__, *dataset.code_roots(recipe.data.task), *method)
+        task, roots = dataset.code_roots(recipe.data.task), (type(self).__module__,)
+        if not recipe.tune:
+            return (*roots, *task)
+        # a small copy of the base goes through all of the run's artifacts and backends
+        chain = (type(one).__module__ for one in (*ARTIFACTS.values(), *BACKENDS.values()))
+        return (*roots, *task, type(recipe.tune).__module__, *sorted({*chain}))
 
     def build(self, run: "Run", folder: Path, watch: Watch) -> None:
         from trivet.data import dataset
