@@ -220,4 +220,7 @@ def _marked(
 ) -> list[tuple[str, bool]]:
     """Tokens as text; marked where loss is taken: the answered position, or the reply's tokens."""
     trained = task.trained(example)
-    return [(str(tokenizer.decode([token])), i in trained) for i, token in enumerate(example.ids)]
+    ids = example.ids
+    # each by what it adds: alone, a token has lost the space before it in some tokenizers
+    texts = [str(tokenizer.decode(ids[:end])) for end in range(len(ids) + 1)]
+    return [(texts[i + 1][len(texts[i]) :], i in trained) for i in range(len(ids))]

@@ -28,7 +28,7 @@ def test_ones_own_file_is_checked_by_naming_it(workspace: Path) -> None:
     assert report["labels"] == ["dim", "raise"] and sum(report["rows"].values()) == 20
     assert report["coverage"]["modules"]["query"] == 7 and len(report["preview"]) == 3
     token, carries = report["preview"][0][-1]
-    assert carries and not any(c for _, c in report["preview"][0][:-1]) and token == "[SEP]"
+    assert carries and not any(c for _, c in report["preview"][0][:-1]) and token.strip() == "[SEP]"
     screen = subprocess.run(words, capture_output=True, check=True, text=True).stdout
     assert "trainable weights" in screen and "light" in screen
 
