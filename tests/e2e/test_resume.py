@@ -75,7 +75,7 @@ def test_killed_at_four_moments_it_ends_as_if_nothing_had_been(
     assert (folder / weights).read_bytes() == (mine_run.folder / weights).read_bytes()
     assert (folder / weights).stat().st_ino != (mine_run.folder / weights).stat().st_ino
 
-    tasks = prefect.tasks(prefect.latest(folder.name)["id"], 15)
+    tasks = prefect.tasks(prefect.latest(folder.name)["id"], 19)
     done = {name for name, task in tasks.items() if task.name == "Completed"}
     assert done <= {"register killed", f"report {folder.name}"}
     chain = json.loads(trivet("why", "killed", "--json").stdout)
